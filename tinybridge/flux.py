@@ -193,7 +193,7 @@ class DoubleBlock(nn.Module):
         of_txt = self.txt_attn.heads_of(modulate(txt, *txt1[:2]), term)  # q, k, v [B, L, h, d]
         q, k, v = (torch.cat(pair, 1) for pair in zip(of_txt, of_img, strict=True))  # [B, S, h, d]
         out = attention(rotate(q, rope), rotate(k, rope), v)  # [B, S, D]
-        out_txt, out_img = out.tensor_split((txt.shape[1],), 1)  # [B, L, D], [B, N, D]
+        out_txt, out_img = out.split((txt.shape[1], img.shape[1]), 1)  # [B, L, D], [B, N, D]
 
         img = torch.addcmul(img, img1[2], self.img_attn.proj(out_img))
         img = torch.addcmul(img, img2[2], self.img_mlp(modulate(img, *img2[:2])))
@@ -208,7 +208,7 @@ class SingleBlock(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
         self.heads = heads
-        self.width = width
+        self.width, self.hidden = width, hidden
         self.linear1 = nn.Linear(width, 3 * width + hidden)
         self.linear2 = nn.Linear(width + hidden, width)
         self.norm = QKNorm(width // heads)
@@ -221,10 +221,11 @@ class SingleBlock(nn.Module):
         shift, scale, gate = mod.split(1, 1)  # [B, 1, D]
         both = self.linear1(modulate(x, shift, scale))  # [B, S, 3D + M]
         add_term(both, term)  # P enters q, k, v, never the MLP
-        q, k, v = self.norm(both[..., : 3 * self.width], self.heads)  # [B, S, h, d]
+        qkv, hidden = both.split((3 * self.width, self.hidden), -1)  # [B, S, 3D], [B, S, M]
+        q, k, v = self.norm(qkv, self.heads)  # [B, S, h, d]
         out = attention(rotate(q, rope), rotate(k, rope), v)  # [B, S, D]
-        act = F.gelu(both[..., 3 * self.width :], approximate="tanh")  # [B, S, M]
-        return torch.addcmul(x, gate, self.linear2(torch.cat((out, act), -1)))  # [B, S, D]
+        out = torch.cat((out, F.gelu(hidden, approximate="tanh")), -1)  # [B, S, D + M]
+        return torch.addcmul(x, gate, self.linear2(out))  # [B, S, D]
 
 
 # --------------------------------------------------------------------------------------- model
