@@ -17,6 +17,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out.transpose(1, 2).flatten(2)  # [B, S, D]
 
 
+def grid(*sizes: int, device: torch.device) -> Tensor:
+    """Positions of the cells of an A-axis grid, the last axis fastest: [S, A] int64."""
+    return torch.cartesian_prod(*(torch.arange(n, device=device) for n in sizes))
+
+
 def rope_table(
     positions: Tensor, axes_dim: tuple[int, ...], theta: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -76,3 +81,8 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tens
     x [B, S, D], shift and scale [B, 1, D] -> [B, S, D].
     """
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
+
+
+def mlp(D: int, hidden: int) -> nn.Sequential:
+    """Linear, GELU in its tanh form, Linear; the checkpoints name the two weights 0 and 2."""
+    return nn.Sequential(nn.Linear(D, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, D))
