@@ -90,8 +90,7 @@ def modulation(D: int, count: int) -> nn.Sequential:
 class QKNorm(nn.Module):
     def __init__(self, d: int):
         super().__init__()
-        self.query_norm = RMSNorm(d)
-        self.key_norm = RMSNorm(d)
+        self.query_norm, self.key_norm = RMSNorm(d), RMSNorm(d)
 
     def forward(self, qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = qkv.unflatten(2, (3, heads, -1)).unbind(2)  # [B, S, h, d]
@@ -119,9 +118,8 @@ class DoubleBlock(nn.Module):
 
     def __init__(self, D: int, heads: int, M: int):
         super().__init__()
-        self.img_mod, self.txt_mod = modulation(D, 6), modulation(D, 6)
-        self.img_attn, self.txt_attn = Attention(D, heads), Attention(D, heads)
-        self.img_mlp, self.txt_mlp = mlp(D, M), mlp(D, M)
+        self.img_mod, self.img_attn, self.img_mlp = modulation(D, 6), Attention(D, heads), mlp(D, M)
+        self.txt_mod, self.txt_attn, self.txt_mlp = modulation(D, 6), Attention(D, heads), mlp(D, M)
 
     def modulation(self, vec: Tensor) -> Tensor:
         return torch.cat((self.img_mod(vec), self.txt_mod(vec)), 1)  # [B, 12, D]
@@ -263,8 +261,7 @@ class Flux(nn.Module):
             raise ValueError(
                 f"prompt has width {width} and {gates} gates, this FLUX width {D} and {n} blocks"
             )
-        joint = i < self.config.depth
-        linear = self.blocks[i].txt_attn.qkv if joint else self.blocks[i].linear1
+        linear = self.blocks[i].txt_attn.qkv if i < self.config.depth else self.blocks[i].linear1
         scaled = (prompt.gates[i] * prompt.residual).to(linear.weight.dtype)  # [Lp, D]
         return F.linear(scaled, linear.weight[: 3 * D])[None]  # [1, Lp, 3D]
 
