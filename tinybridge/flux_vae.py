@@ -9,10 +9,13 @@ level, Z latent channels.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tinybridge.tiles import Norm, in_tiles, own
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,9 @@ class ResnetBlock(nn.Module):
         if channels != out:
             self.nin_shortcut = nn.Conv2d(channels, out, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+    def forward(self, x: Tensor, norm: Norm = own) -> Tensor:
+        h = self.conv1(F.silu(norm(self.norm1, x)))
+        h = self.conv2(F.silu(norm(self.norm2, h)))
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
@@ -106,9 +109,9 @@ class Level(nn.Module):
             ResnetBlock(out if j else channels, out, groups) for j in range(count)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, norm: Norm = own) -> Tensor:
         for block in self.block:
-            x = block(x)
+            x = block(x, norm)
         return x
 
 
@@ -126,12 +129,18 @@ class Encoder(nn.Module):
         self.mid = Middle(widths[-1], config.groups)
         self.norm_out = nn.GroupNorm(config.groups, widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.z_channels, 3, padding=1)
+        self.margin = config.num_res_blocks + 1  # half of a stage's convolutions, in cells
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv_in(x)  # [B, C, H, W]
-        for level in self.down[:-1]:
-            h = level.downsample(level(h))  # [B, C, H/2, W/2] each time
-        h = self.mid(self.down[-1](h))  # [B, C, h, w]
+    def stage(self, i: int, x: Tensor, norm: Norm = own) -> Tensor:
+        h = self.down[i](self.conv_in(x) if i == 0 else x, norm)  # [B, C, H, W]
+        return self.down[i].downsample(h) if i < len(self.down) - 1 else h  # [B, C, H/2, W/2]
+
+    def forward(self, x: Tensor, tile: int | None = None) -> Tensor:
+        last = len(self.down) - 1
+        for i in range(last):
+            cells = tile and tile >> (i + 1)
+            x = in_tiles(partial(self.stage, i), x, 2, cells, self.margin)  # [B, C, H/2, W/2]
+        h = self.mid(self.stage(last, x))  # [B, C, h, w]
         return self.conv_out(F.silu(self.norm_out(h)))  # [B, 2Z, h, w]
 
 
@@ -150,13 +159,20 @@ class Decoder(nn.Module):
             level.upsample = Upsample(out)
         self.norm_out = nn.GroupNorm(config.groups, widths[0], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[0], config.out_ch, 3, padding=1)
+        self.margin = config.num_res_blocks + 2
 
-    def forward(self, z: Tensor) -> Tensor:
-        h = self.mid(self.conv_in(z))  # [B, C, h, w]
-        for level in reversed(self.up[1:]):
-            h = level.upsample(level(h))  # [B, C, 2h, 2w] each time
-        h = self.up[0](h)  # [B, C, H, W]
-        return self.conv_out(F.silu(self.norm_out(h)))  # [B, 3, H, W]
+    def stage(self, i: int, x: Tensor, norm: Norm = own) -> Tensor:
+        h = self.up[i + 1].upsample(x) if i < len(self.up) - 1 else x  # [B, C, 2H, 2W]
+        h = self.up[i](h, norm)
+        return self.conv_out(F.silu(norm(self.norm_out, h))) if i == 0 else h
+
+    def forward(self, z: Tensor, tile: int | None = None) -> Tensor:
+        last = len(self.up) - 1
+        h = self.stage(last, self.mid(self.conv_in(z)))  # [B, C, h, w]
+        for i in reversed(range(last)):
+            cells = tile and tile >> (i + 1)
+            h = in_tiles(partial(self.stage, i), h, 1, cells, self.margin)  # [B, C, 2h, 2w]
+        return h  # [B, 3, H, W]
 
 
 class AutoEncoder(nn.Module):
@@ -173,10 +189,10 @@ class AutoEncoder(nn.Module):
         """Pixels per latent position along a side."""
         return 2 ** (len(self.config.ch_mult) - 1)
 
-    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the posterior, not normalised, each [B, Z, h, w].
+    def moments(self, pixels: Tensor, tile: int | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log variance (clamped to -30..20) of the posterior, raw, each [B, Z, h, w].
 
-        The log variance is clamped to -30..20. ValueError if a side is no multiple of `stride`.
+        ValueError if a side of the picture or of the tile is no multiple of `stride`.
         """
         height, width = pixels.shape[-2:]
         if height % self.stride or width % self.stride:
@@ -184,18 +200,34 @@ class AutoEncoder(nn.Module):
                 f"picture of {height} x {width} pixels (height x width): the autoencoder needs "
                 f"sides that are multiples of {self.stride}; pad or crop it"
             )
-        mean, logvar = self.encoder(pixels).chunk(2, 1)  # [B, Z, h, w] each
+        mean, logvar = self.encoder(pixels, self.check(tile)).chunk(2, 1)  # [B, Z, h, w] each
         return mean, logvar.clamp(-30, 20)
 
-    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Normalised latent [B, Z, h, w]: the posterior's mean, or a sample given a generator."""
-        z, logvar = self.moments(pixels)
+    def encode(
+        self, pixels: Tensor, generator: torch.Generator | None = None, tile: int | None = None
+    ) -> Tensor:
+        """Normalised latent [B, Z, h, w]: the posterior's mean, or a sample given a generator.
+
+        tile: larger pictures than this, in pixels a side, are encoded tile by tile with the same
+        result in less memory and more time; a multiple of `stride`. Errors as in `moments`.
+        """
+        z, logvar = self.moments(pixels, tile)
         if generator is not None:
-            kind = dict(device=generator.device, dtype=z.dtype)
-            noise = torch.randn(z.shape, generator=generator, **kind)  # [B, Z, h, w]
+            noise = torch.empty_like(z, device=generator.device).normal_(generator=generator)
             z = z + (0.5 * logvar).exp() * noise.to(z.device)
         return (z - self.config.shift_factor) * self.config.scale_factor
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W], about -1..1 and not clamped, of a normalised latent [B, Z, h, w]."""
-        return self.decoder(z / self.config.scale_factor + self.config.shift_factor)
+    def decode(self, z: Tensor, tile: int | None = None) -> Tensor:
+        """Pixels [B, 3, H, W], about -1..1 and not clamped, of a normalised latent [B, Z, h, w].
+
+        tile: as in `encode`, in pixels too.
+        """
+        raw = z / self.config.scale_factor + self.config.shift_factor
+        return self.decoder(raw, self.check(tile))
+
+    def check(self, tile: int | None) -> int | None:
+        if tile is not None and (tile <= 0 or tile % self.stride):
+            raise ValueError(
+                f"tile of {tile} pixels: expected a positive multiple of {self.stride}, as 512"
+            )
+        return tile
