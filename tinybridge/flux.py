@@ -61,7 +61,7 @@ def add_term(qkv: Tensor, term: Tensor | None) -> None:
         (B, S, _), (K, rows, width) = qkv.shape, term.shape
         if rows > S or B % K:
             raise ValueError(f"{K} prompts of {rows} rows, but batch {B} with {S} text rows")
-        qkv.unflatten(0, (-1, K))[:, :, :rows, :width] += term
+        qkv.unflatten(0, (-1, K))[:, :, :rows, :width].add_(term)
 
 
 def pack(x: Tensor) -> Tensor:
