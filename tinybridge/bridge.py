@@ -1,0 +1,171 @@
+"""The method: three bridges from a degraded latent to the clean one, one loss, one sampler.
+
+A flow model was trained on states (1 - t) x0 + t eps, t in [0, 1], to predict v = eps - x0, so
+x0_hat = x - t v. Restoration walks from t0 (0.4), the noisy degraded latent, to t = 0, the clean
+one, with that model frozen; a prompt inside `velocity` is all that is learned. It works only when
+the states of training and of sampling lie on one path. Every path here is one line,
+
+    x_t = a(t) x0 + b(t) y + c(t) eps,        the model is told the noise level s(t),
+
+with c = s and a + b = 1 - s, so that x_t is a state the model knows: (1 - s) mean + s noise.
+
+Letters (arXiv 2604.04924): x0 clean latent, y degraded latent, eps unit noise, t flow time, v
+velocity, x0_hat the estimate x - s v; B batch; latents are [B, ...] of any shape. This file knows
+no model: `velocity(x [B, ...], s [B]) -> [B, ...]` is a function.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Coefficients = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+
+# ---- the paths: t, t0 -> a, b, c, s ------------------------------------------------------------
+
+
+def flow(t: Tensor | float, t0: float = 0.4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The model's own path from noise to data; it does not know y."""
+    t = torch.as_tensor(t)
+    return 1 - t, 0 * t, t, t
+
+
+def naive(t: Tensor | float, t0: float = 0.4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The noisy degraded latent at every t: never a bit of x0, which sampling walks towards."""
+    t = torch.as_tensor(t)
+    return 0 * t, 1 - t, t, t
+
+
+def ddbm(t: Tensor | float, t0: float = 0.4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The denoising diffusion bridge (arXiv 2309.16948, eq. 8) with alpha = 1 - t, sigma = t.
+
+    Its mean is (1-t)[(1-r) x0 + r y] with r = SNR(t0) / SNR(t), its deviation d = t sqrt(1-r);
+    divided by (1-t) + d it is a state of the flow with s = d / ((1-t) + d). Noise vanishes at
+    both ends: at t0 the state is y itself and the model, told s = 0, cannot correct it.
+    """
+    t = torch.as_tensor(t)
+    q = (1 - t0) * t / (t0 * (1 - t))  # sqrt(r)
+    u = (t0 - t) / (t0 * (1 - t)) * (1 + q)  # 1 - r = (1 - q)(1 + q), exactly 0 at t0
+    d = t * u.clamp(min=0).sqrt()
+    s = d / ((1 - t) + d)
+    return (1 - s) * u, (1 - s) * (1 - u), s, s
+
+
+def desired(t: Tensor | float, t0: float = 0.4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The paper's bridge: the mean moves from y to x0 while the noise is the flow's own."""
+    t = torch.as_tensor(t)
+    lam = t / t0
+    return (1 - t) * (1 - lam), (1 - t) * lam, t, t
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """`coefficients(t, t0)` of the training states and `path(t, t0)` of the sampler."""
+
+    name: str
+    coefficients: Coefficients
+    path: Coefficients
+
+
+BRIDGES = {
+    "naive": Bridge("naive", naive, flow),  # trained on states that sampling never visits
+    "ddbm": Bridge("ddbm", ddbm, ddbm),
+    "desired": Bridge("desired", desired, desired),
+}
+
+# ---- training ----------------------------------------------------------------------------------
+
+
+def draw_times(
+    n: int,
+    t0: float = 0.4,
+    t_min: float = 1e-4,
+    power: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """t = t_min + (t0 - t_min) u^power with u uniform in 0..1: [n] float32."""
+    return t_min + (t0 - t_min) * torch.rand(n, generator=generator) ** power  # [n]
+
+
+def corrupt(
+    bridge: Bridge, x0: Tensor, y: Tensor, t: Tensor, eps: Tensor, t0: float = 0.4
+) -> tuple[Tensor, Tensor]:
+    """The training state x_t [B, ...] of times t [B] and its noise level s [B]."""
+    a, b, c, s = (k.to(x0) for k in bridge.coefficients(t, t0))  # [B] each
+    a, b, c = (k.view(-1, *[1] * (x0.ndim - 1)) for k in (a, b, c))  # [B, 1, ...]
+    return a * x0 + b * y + c * eps, s
+
+
+def loss(v: Tensor, x_t: Tensor, x0: Tensor, s: Tensor, kind: str = "x0") -> Tensor:
+    """Mean squared error per sample, [B]; the paper publishes none, both kinds are our choice.
+
+    "x0": of x0_hat = x_t - s v against x0. "velocity": the same divided by s^2 (s not below 0.01,
+    where ddbm's ends would divide by zero), which weighs late times more. ValueError otherwise.
+    """
+    if kind not in ("x0", "velocity"):
+        raise ValueError(f"loss {kind!r} is not known; choose x0 or velocity")
+    x0_hat = x_t - s.view(-1, *[1] * (x_t.ndim - 1)) * v  # [B, ...]
+    error = (x0_hat - x0).square().flatten(1).mean(1)  # [B]
+    return error if kind == "x0" else error / s.clamp(min=0.01).square()
+
+
+# ---- sampling ----------------------------------------------------------------------------------
+
+
+def times(t0: float = 0.4, t_min: float = 1e-4, steps: int = 20) -> Tensor:
+    """[steps] float64 from t0 down to t_min. ValueError unless 0 < t_min < t0 < 1, steps >= 1."""
+    if steps < 1:
+        raise ValueError(f"steps is {steps}: at least 1 is needed")
+    if not 0 < t_min < t0 < 1:
+        raise ValueError(f"t0 is {t0} and t_min {t_min}: 0 < t_min < t0 < 1 is needed")
+    return torch.linspace(t0, t_min, steps, dtype=torch.float64)
+
+
+@torch.no_grad()
+def sample(
+    bridge: Bridge,
+    velocity: Callable[[Tensor, Tensor], Tensor],
+    y: Tensor,
+    steps: int = 20,
+    t0: float = 0.4,
+    t_min: float = 1e-4,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Tensor:
+    """Restores y [B, ...] in `steps` calls of velocity; deterministic given `noise` (as y).
+
+    At every time the estimate x0_hat gives the noise that the state must hold, eps_hat; the next
+    state is put together from both with the next time's coefficients. For `desired` this is the
+    authors' sampler, for `naive` the Euler method. progress: wraps the steps, tqdm for instance.
+    """
+    ts = times(t0, t_min, steps)
+    if noise is None:
+        noise = torch.randn(y.shape, generator=generator, dtype=y.dtype).to(y.device)
+    _, b, c, _ = bridge.coefficients(ts[0], t0)
+    x = b * y + c * noise
+    for k in progress(range(steps)):
+        a, b, c, s = bridge.path(ts[k], t0)
+        x0_hat = x - s * velocity(x, s.to(y).expand(len(y)))
+        if k == steps - 1:
+            break
+        # Where the state holds no noise (ddbm at t0) any draw fits it.
+        eps_hat = (x - a * x0_hat - b * y) / c if c > 0 else noise
+        a, b, c, _ = bridge.path(ts[k + 1], t0)
+        x = a * x0_hat + b * y + c * eps_hat
+    return x0_hat
+
+
+# ---- what the model is told --------------------------------------------------------------------
+
+
+def grid_flux(t: Tensor) -> Tensor:
+    """t on the 1000-step grid of the authors' FLUX code: max(1, round(1000 t)) / 1000."""
+    return (1000 * t).round().clamp(min=1) / 1000
+
+
+def grid_wan(t: Tensor) -> Tensor:
+    """t on the grid of the authors' WAN code: an integer of 0..999, here over 1000."""
+    m = (t / 0.000999).round().clamp(min=1)
+    return (0.999 * m).floor() / 1000

@@ -1,0 +1,34 @@
+"""PSNR and SSIM of pictures in 0..1.
+
+Letters: B batch, C channels, H W picture size.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, [B], of a and b [B, C, H, W] in 0..1; equal: infinite."""
+    return -10 * (a - b).double().square().flatten(1).mean(1).log10()  # [B]
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004), [B], of a and b [B, C, H, W] in 0..1.
+
+    Gaussian window 11x11 of deviation 1.5, K = 0.01 and 0.03, population covariance, averaged
+    over the positions where the window fits and over channels. In pictures smaller than 11 the
+    window shrinks to the largest odd size that fits.
+    """
+    size = min(11, *(side - 1 + side % 2 for side in a.shape[2:]))
+    x = torch.arange(size, dtype=torch.float64, device=a.device) - size // 2
+    g = (-0.5 * (x / 1.5).square()).exp()
+    window = (g[:, None] * g / g.sum().square())[None, None]  # [1, 1, size, size]
+    C = a.shape[1]
+    a, b = (k.double().flatten(0, 1)[:, None] for k in (a, b))  # [BC, 1, H, W]
+
+    ma, mb, aa, bb, ab = (F.conv2d(k, window) for k in (a, b, a * a, b * b, a * b))
+    va, vb, cov = aa - ma * ma, bb - mb * mb, ab - ma * mb
+    similarity = (2 * ma * mb + 0.01**2) * (2 * cov + 0.03**2)
+    similarity = similarity / ((ma * ma + mb * mb + 0.01**2) * (va + vb + 0.03**2))
+    return similarity.flatten(1).mean(1).unflatten(0, (-1, C)).mean(1)  # [B]

@@ -1,0 +1,123 @@
+"""The learned prompt: one residual for all blocks and one scalar gate per block, and its files.
+
+Everything that training changes is in here: P [L, D] and gate [n], float32. What a block does
+with them stands in flux.py. Ours are .safetensors files with metadata; the authors' are .pt files
+(arXiv 2604.04924, `deep_prompt_bank` and `alphas`), read without executing pickled code.
+"""
+
+import os
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+class Prompt(nn.Module):
+    """P and gates as trainable parameters, with the facts they were trained under.
+
+    residual [L, D] and gates [n], any float dtype, kept in float32. meta: strings such as
+    backbone, bridge, t0, grid, steps, seed, version. ValueError for other shapes or values that
+    are not finite.
+    """
+
+    def __init__(self, residual: Tensor, gates: Tensor, meta: dict[str, str] | None = None):
+        super().__init__()
+        if residual.ndim != 2 or gates.ndim != 1:
+            raise ValueError(
+                f"prompt with residual {list(residual.shape)} and gates {list(gates.shape)}: "
+                "[L, D] and [n] are expected"
+            )
+        for name, tensor in (("residual", residual), ("gates", gates)):
+            if not tensor.isfinite().all():
+                bad = int((~tensor.isfinite()).sum())
+                raise ValueError(
+                    f"prompt has {bad} NaN or infinite values in its {name}: it is damaged, or "
+                    "its training diverged; take an earlier one"
+                )
+        self.residual = nn.Parameter(residual.detach().float().clone())
+        self.gates = nn.Parameter(gates.detach().float().clone())
+        self.meta = dict(meta or {})
+
+    @classmethod
+    def init(
+        cls, length: int, width: int, blocks: int, seed: int, std: float = 0.02, gate: float = 1.0
+    ) -> "Prompt":
+        """Where training starts: P ~ N(0, std^2), every gate alike.
+
+        With the authors' gate of 0 the first step could move the gates alone.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        residual = std * torch.randn(length, width, generator=generator)  # [L, D]
+        return cls(residual, torch.full((blocks,), gate))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Prompt":
+        """Reads our .safetensors or the authors' .pt.
+
+        FileNotFoundError if there is none; ValueError, in one line with the file's name, for a
+        file that is truncated, holds something else, would execute code, or is not finite.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such prompt file")
+        try:
+            read = _read_authors if path.suffix in (".pt", ".pth") else _read_ours
+            return cls(*read(path))
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            reason = str(error).splitlines()[0] if str(error) else "it ends too early"
+            raise ValueError(f"{path}: not a readable prompt file ({reason})") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Writes .safetensors with `meta` as metadata, all or nothing."""
+        path = Path(path)
+        scratch = path.with_name(path.name + ".tmp")
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        try:
+            save_file(tensors, scratch, {"format": "pt", **self.meta})
+            os.replace(scratch, path)
+        except (OSError, SafetensorError) as error:
+            scratch.unlink(missing_ok=True)
+            raise OSError(f"{path}: cannot be written ({error})") from None
+
+    def check(self, name: str, length: int, width: int, blocks: int) -> None:
+        """ValueError naming both sides unless the prompt fits a backbone of these sizes."""
+        of = self.meta.get("backbone", name)
+        mine = (of, *self.residual.shape, len(self.gates))
+        if mine != (name, length, width, blocks):
+            form = "{} with {} rows of width {} and {} gates"
+            raise ValueError(
+                f"prompt is for {form.format(*mine)}, but this backbone is "
+                f"{form.format(name, length, width, blocks)}; load the weights it was trained on"
+            )
+
+
+def _read_ours(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        if names != {"residual", "gates"}:
+            found = ", ".join(sorted(names)[:3])
+            raise ValueError(f"no prompt: tensors residual and gates expected, found {found}")
+        meta = dict(file.metadata() or {})
+        return file.get_tensor("residual"), file.get_tensor("gates"), meta
+
+
+def _read_authors(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
+    bank = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        prompts, alphas = bank["deep_prompt_bank"]["prompts"], bank["alphas"]
+        residual = prompts.squeeze(0)  # [L, D]
+        gates = torch.stack([torch.as_tensor(alpha) for alpha in alphas]).flatten()  # [n]
+        meta = {"backbone": str(bank["backend"]), "bridge": "desired", "t0": "0.4", "grid": "true"}
+    except (KeyError, TypeError, AttributeError, IndexError):
+        raise ValueError(
+            "no prompt of the authors: a dictionary with backend, deep_prompt_bank and alphas "
+            "is expected"
+        ) from None
+    return residual, gates, meta
