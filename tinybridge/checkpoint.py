@@ -1,0 +1,289 @@
+"""Tensors on disk: safetensors files, shards with their index, float8 scales, wrong files.
+
+`open_checkpoint` reads headers and checks all that can be checked without the values;
+`Checkpoint.read` then maps one tensor at a time. No model is known here: names are only text.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from tinybridge.keys import Table, join, joined, plan
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+}
+
+# float8 files: X.weight has a factor X.scale_weight (ComfyUI) or X.weight_scale (diffusers, newer
+# ComfyUI); scales of activations and marks of the format say nothing that the header does not.
+SCALES = (".scale_weight", ".weight_scale")
+MARKS = (".scale_input", ".input_scale", ".comfy_quant")
+
+IMPOSTORS = (  # first bytes of what people find where a safetensors file should be
+    (b"PK\x03\x04", "a pickle (torch.save), which may run code and is never opened"),
+    (b"\x80", "a pickle (torch.save), which may run code and is never opened"),
+    (b"GGUF", "a GGUF file, which is not supported"),
+    (b"version https://git-lfs", "a git-lfs pointer, not the weights: run git lfs pull"),
+    (b"<", "a web page, not the weights: the download went wrong"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies: file, its name there, shape, dtype as the header spells it."""
+
+    file: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass
+class Checkpoint:
+    """The tensors of one model, a file or several shards; no value is read until `read`."""
+
+    path: Path
+    entries: dict[str, Entry]
+    scales: dict[str, Entry]  # of those float8 tensors that have one
+    metadata: dict[str, str]
+    handles: dict[Path, safe_open]
+
+    def dtype(self) -> torch.dtype:
+        """The dtype of most values; bfloat16 for float8, in which nothing is computed."""
+        sizes: dict[torch.dtype, int] = {}
+        for entry in self.entries.values():
+            dtype = DTYPES.get(entry.dtype, torch.float32)
+            sizes[dtype] = sizes.get(dtype, 0) + torch.Size(entry.shape).numel()
+        most = max(sizes, key=sizes.__getitem__, default=torch.float32)
+        return torch.bfloat16 if most == torch.float8_e4m3fn else most
+
+    def read(
+        self,
+        name: str,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        keep: bool = True,
+    ) -> Tensor:
+        """One tensor, times its float8 scale if it has one, on `device` in `dtype`.
+
+        keep: where neither dtype nor device changes, the result is a view of the mapped file,
+        which costs no copy. What is cast, moved or joined gets a mapping of its own, so that its
+        pages leave the host's memory together with it: peak is the model plus one tensor.
+        """
+        entry, scale = self.entries[name], self.scales.get(name)
+        same = DTYPES[entry.dtype] == dtype and torch.device(device).type == "cpu" and not scale
+        file = self.handles[entry.file] if same and keep else safe_open(entry.file, "pt")
+        tensor = file.get_tensor(entry.key)
+        if scale:
+            factor = file_tensor(scale).float().flatten()  # [1] or [rows]
+            tensor = tensor.float() * factor.view(-1, *[1] * (tensor.dim() - 1))
+        return tensor.to(device, dtype)
+
+    def check_values(self) -> None:
+        """Read every value; ValueError names the first tensor that has NaN or infinity."""
+        for name, entry in self.entries.items():
+            stored = DTYPES.get(entry.dtype, torch.float32)
+            dtype = torch.float32 if stored.itemsize == 1 else stored
+            if not self.read(name, dtype, keep=False).isfinite().all():
+                raise ValueError(f"{entry.file}: tensor {entry.key} has NaN or infinite values")
+
+
+def file_tensor(entry: Entry) -> Tensor:
+    with safe_open(entry.file, "pt") as file:
+        return file.get_tensor(entry.key)
+
+
+def open_checkpoint(path: Path, prefix: str = "", ignored: tuple[str, ...] = ()) -> Checkpoint:
+    """The tensors of a safetensors file, or of a folder with one such file or shards + index.
+
+    `prefix` is cut off the names that have it; then names that begin with one of `ignored` are
+    left out. OSError when there is no file, ValueError when it is not a whole safetensors
+    checkpoint; the message names the file, what was found and what to do.
+    """
+    files, placed = locate(path)
+    handles = {file: open_file(file) for file in files}
+    entries: dict[str, Entry] = {}
+    metadata: dict[str, str] = {}
+    for file, handle in handles.items():
+        names = set(handle.keys())
+        if placed is not None:
+            check_shard(file, names, {name for name, part in placed.items() if part == file.name})
+        for key in sorted(names):
+            name, part = key.removeprefix(prefix), handle.get_slice(key)
+            if not name.startswith(ignored or ("\0",)):
+                entries[name] = Entry(file, key, tuple(part.get_shape()), part.get_dtype())
+        metadata |= handle.metadata() or {}
+    scales = take_scales(entries)
+    return Checkpoint(path, entries, scales, metadata, handles)
+
+
+def locate(path: Path) -> tuple[list[Path], dict[str, str] | None]:
+    """The files of a checkpoint; for shards also the index: tensor name -> file name."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if path.is_file():
+        return [path], None
+    if indexes := sorted(path.glob("*.safetensors.index*.json"), key=lambda p: len(p.name)):
+        return read_index(indexes[0])
+    files = sorted(path.glob("*.safetensors"))
+    if parts := [file.name for file in files if "-of-" in file.name]:
+        raise FileNotFoundError(
+            f"{path}: {parts[0]} is one of several shards, and the index that lists them "
+            "(*.safetensors.index.json) is missing: download it too"
+        )
+    # A variant (model.fp16.safetensors) may lie beside the full file.
+    files = [file for file in files if file.stem.count(".") == 0] or files
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:3])
+        raise ValueError(f"{path}: has {len(files)} safetensors files ({names}): name one of them")
+    if not files:
+        others = [p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+        found = f"only {others[0]}, a pickle, which is never opened" if others else "none"
+        raise FileNotFoundError(f"{path}: expected a .safetensors file, found {found}")
+    return files, None
+
+
+def read_index(index: Path) -> tuple[list[Path], dict[str, str]]:
+    """The shards that an index names, all present and no other beside them."""
+    try:
+        placed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{index}: not an index of shards ({error!r}): download it again"
+        ) from None
+    names = sorted(set(placed.values()))
+    if bad := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{index}: names {bad[0]}, which is not a file of this folder")
+    if gone := [name for name in names if not (index.parent / name).is_file()]:
+        raise FileNotFoundError(
+            f"{index.parent}: shard {gone[0]} is missing ({len(gone)} of {len(names)}): download it"
+        )
+    stem = index.name.split(".safetensors")[0]
+    if extra := [
+        p.name for p in index.parent.glob(f"{stem}-*-of-*.safetensors") if p.name not in names
+    ]:
+        raise ValueError(
+            f"{index.parent}: {extra[0]} is not in {index.name}: a leftover of another download? "
+            "remove it"
+        )
+    return [index.parent / name for name in names], placed
+
+
+def open_file(file: Path) -> safe_open:
+    try:
+        return safe_open(file, "pt")
+    except SafetensorError as error:
+        with file.open("rb") as stream:
+            start = stream.read(32)
+        for magic, what in IMPOSTORS:
+            if start.lstrip().startswith(magic):
+                raise ValueError(f"{file}: expected safetensors, found {what}") from None
+        raise ValueError(
+            f"{file}: not a whole safetensors file ({error}): download it again"
+        ) from None
+    except RuntimeError as error:
+        raise OSError(
+            f"{file}: cannot be mapped ({error}): add swap or set vm.overcommit_memory=1"
+        ) from None
+
+
+def check_shard(file: Path, found: set[str], expected: set[str]) -> None:
+    if lost := sorted(expected - found):
+        raise ValueError(
+            f"{file}: the index places {lost[0]} here, but the file does not have it "
+            f"({len(lost)} such): index and shards are of different downloads"
+        )
+    if extra := sorted(found - expected):
+        raise ValueError(
+            f"{file}: has {extra[0]}, which the index does not place here ({len(extra)} such): "
+            "index and shards are of different downloads"
+        )
+
+
+def take_scales(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """Move the scales of float8 weights out of `entries`: name of the weight -> its scale."""
+    scales: dict[str, Entry] = {}
+    entries.pop("scaled_fp8", None)
+    for name in list(entries):
+        stem, _, leaf = name.rpartition(".")
+        weight = entries.get(stem + ".weight")
+        if weight is None or weight.dtype != "F8_E4M3" or f".{leaf}" not in SCALES + MARKS:
+            continue
+        entry = entries.pop(name)
+        if f".{leaf}" in MARKS:
+            continue
+        count = torch.Size(entry.shape).numel()
+        if entry.dtype not in DTYPES or count not in (1, weight.shape[0]):
+            raise ValueError(
+                f"{entry.file}: {name} is {entry.dtype} {list(entry.shape)}; only one scale for "
+                f"all of {stem}.weight {list(weight.shape)} or one for each row can be read"
+            )
+        scales[stem + ".weight"] = entry
+    return scales
+
+
+def fill(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    table: Table | None,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> None:
+    """Give a model built on the meta device its tensors, one at a time, frozen.
+
+    Every tensor of the file is used once and every tensor of the model is filled, otherwise one
+    ValueError lists the first missing, unexpected and misshapen ones, before a value is read.
+    On the device "meta" that check is all that happens.
+    """
+    wanted = model.state_dict()
+    rows = plan(wanted, table)
+    account(checkpoint, rows, {name: tuple(meta.shape) for name, meta in wanted.items()})
+    model.eval().requires_grad_(False)
+    if torch.device(device).type == "meta":
+        model.to(dtype)
+        return
+    state = {}
+    for name, (parts, rule) in rows.items():
+        keep = rule in ("copy", "squeeze 1x1")
+        state[name] = join([checkpoint.read(p, dtype, device, keep) for p in parts], rule)
+    model.load_state_dict(state, assign=True)
+
+
+def account(
+    checkpoint: Checkpoint,
+    rows: dict[str, tuple[list[str], str]],
+    wanted: dict[str, tuple[int, ...]],
+) -> None:
+    """Compare what a model wants with what a checkpoint has; ValueError with the differences."""
+    entries = checkpoint.entries
+    used = [part for parts, _ in rows.values() for part in parts]
+    missing = [part for part in used if part not in entries]
+    unexpected = sorted(entries.keys() - set(used))
+    misshapen = []
+    for name, (parts, rule) in rows.items():
+        found = [entries[part].shape for part in parts if part in entries]
+        if len(found) == len(parts) and joined(found, rule) != wanted[name]:
+            shown = " + ".join(str(list(shape)) for shape in found)
+            misshapen.append(f"{name} {list(wanted[name])} from {'/'.join(parts)} {shown}")
+    unread = [f"{n} {e.dtype}" for n, e in entries.items() if e.dtype not in DTYPES]
+    lists = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "misshapen": misshapen,
+        "of a dtype that cannot be read": unread,
+    }
+    if any(lists.values()):
+        told = [
+            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for what, names in lists.items()
+            if names
+        ]
+        raise ValueError(f"{checkpoint.path}: tensors do not fit: {'; '.join(told)}")
