@@ -4,7 +4,7 @@ Two things make a tile differ from the same place in the whole picture: its conv
 neighbours, and its GroupNorms see other statistics. Both can be had exactly. Tiles are read with a
 margin as wide as the stage's convolutions reach; and the stage runs once per GroupNorm, stopping
 there, to sum that norm's statistics over the whole picture. Nothing is left to blend: the result
-is the untiled one up to rounding, for about 4 times the arithmetic.
+is the untiled one up to rounding, for 3 to 5 times the arithmetic.
 
 Letters: B batch, C channels, H W sides of the input, G groups. A cell is one position of the
 coarser end of the stage, a square of 2 x 2 positions of the maps in between.
@@ -59,7 +59,8 @@ def _sums(x: Tensor, groups: int) -> Tensor:
 
 def _spans(cells: int, tile: int, margin: int) -> list[tuple[int, int, int, int]]:
     """(start, stop, first, last): a tile owes cells start..stop and reads first..last."""
-    edges = [(start, min(start + tile, cells)) for start in range(0, cells, tile)]
+    count = -(-cells // tile)
+    edges = [(cells * i // count, cells * (i + 1) // count) for i in range(count)]
     return [(a, b, max(a - margin, 0), min(b + margin, cells)) for a, b in edges]
 
 
@@ -74,6 +75,8 @@ def in_tiles(stage: Stage, x: Tensor, cell: int, tile: int | None, margin: int) 
     rows, columns = x.shape[2] // cell, x.shape[3] // cell
     if tile is None or max(rows, columns) <= tile:
         return stage(x, own)
+    if tile < 1:
+        raise ValueError("tile too small: give at least the autoencoder's stride, in pixels")
     known: dict[nn.GroupNorm, Tensor] = {}
     out = None
     while out is None:
@@ -93,6 +96,6 @@ def in_tiles(stage: Stage, x: Tensor, cell: int, tile: int | None, margin: int) 
             out[..., n * top : n * bottom, n * left : n * right] = y
         if layer is not None:
             mean, square = sums[1:] / sums[0]  # [B, G] each
-            statistics = torch.stack((mean, square - mean**2))
+            statistics = torch.stack((mean, (square - mean**2).clamp(min=0)))
             known[layer] = statistics.to(x.device, torch.promote_types(x.dtype, torch.float32))
     return out
