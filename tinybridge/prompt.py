@@ -7,6 +7,7 @@ with them stands in flux.py. Ours are .safetensors files with metadata; the auth
 
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -83,7 +84,8 @@ class Prompt(nn.Module):
             save_file(tensors, scratch, {"format": "pt", **self.meta})
             os.replace(scratch, path)
         except (OSError, SafetensorError) as error:
-            scratch.unlink(missing_ok=True)
+            with suppress(OSError):
+                scratch.unlink()
             raise OSError(f"{path}: cannot be written ({error})") from None
 
     def check(self, name: str, length: int, width: int, blocks: int) -> None:

@@ -1,0 +1,62 @@
+"""PSNR and SSIM against literal forms that share no code with ours."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+
+from tinybridge.metrics import psnr, ssim
+
+
+def pictures(*shape):
+    g = torch.Generator().manual_seed(0)
+    a = torch.rand(shape, generator=g)
+    return a, (a + 0.1 * torch.randn(shape, generator=g)).clamp(0, 1)
+
+
+def test_psnr_is_its_definition():
+    a, b = pictures(3, 3, 20, 17)
+    expected = [10 * math.log10(1 / np.square(x - y).mean()) for x, y in zip(a.numpy(), b.numpy())]
+    assert np.allclose(psnr(a, b), expected, rtol=1e-6)
+    assert psnr(torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 0.1)).item() == pytest.approx(20)
+    assert torch.isinf(psnr(a, a)).all()
+
+
+def literal_ssim(a, b, size):
+    """Window by window, as in the paper, for one channel [H, W]."""
+    k = np.arange(size) - size // 2
+    w = np.exp(-(k[:, None] ** 2 + k[None] ** 2) / (2 * 1.5**2))
+    w, values = w / w.sum(), []
+    for i in range(a.shape[0] - size + 1):
+        for j in range(a.shape[1] - size + 1):
+            p, q = a[i : i + size, j : j + size], b[i : i + size, j : j + size]
+            mp, mq = (w * p).sum(), (w * q).sum()
+            vp, vq = (w * (p - mp) ** 2).sum(), (w * (q - mq) ** 2).sum()
+            cov = (w * (p - mp) * (q - mq)).sum()
+            value = (2 * mp * mq + 1e-4) * (2 * cov + 9e-4)
+            values.append(value / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4)))
+    return np.mean(values)
+
+
+@pytest.mark.parametrize("height, width, size", [(20, 17, 11), (11, 30, 11), (8, 30, 7), (1, 1, 1)])
+def test_ssim_is_its_definition(height, width, size):
+    a, b = pictures(2, 3, height, width)
+    for k in range(2):
+        x, y = a[k].double().numpy(), b[k].double().numpy()
+        expected = np.mean([literal_ssim(x[c], y[c], size) for c in range(3)])
+        assert ssim(a, b)[k].item() == pytest.approx(expected, abs=1e-10)
+    assert torch.allclose(ssim(a, a), torch.ones(2, dtype=torch.float64))
+
+
+def test_ssim_agrees_with_scikit_image():
+    a, b = pictures(2, 3, 40, 33)
+    for k in range(2):
+        _, full = structural_similarity(
+            a[k].double().numpy(), b[k].double().numpy(), channel_axis=0, data_range=1,
+            gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True,
+        )  # fmt: skip
+        expected = full[:, 5:-5, 5:-5].mean()
+        assert ssim(a, b)[k].item() == pytest.approx(expected, abs=1e-6)
+        assert ssim(a, b.flip(2))[k].item() != pytest.approx(expected, abs=1e-2)
