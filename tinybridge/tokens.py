@@ -1,0 +1,138 @@
+"""Text to ids: sentencepiece for T5 and UMT5, CLIP's lower-cased byte pairs.
+
+Both give what the published tokenizers give, special tokens, truncation and padding included.
+"""
+
+import json
+import unicodedata
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import sentencepiece
+import torch
+from torch import Tensor
+
+# ---- T5 and UMT5 -------------------------------------------------------------------------------
+
+
+class T5Tokens:
+    """A spiece.model: pieces, then </s> (id 1), padded with 0 to `length`.
+
+    path: the model file; length: 512 for FLUX.1-dev, 256 for FLUX.1-schnell. Normalisation and
+    the unknown piece are those of the model file. ValueError when it cannot be read as one.
+    """
+
+    def __init__(self, path: str | Path, length: int):
+        self.length = length
+        try:
+            self.model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path}: not a readable sentencepiece model ({reason})") from None
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Ids [B, length] int64; what is too long loses its end."""
+        rows = []
+        for text in texts:
+            ids = [*self.model.encode(text)[: self.length - 1], 1]
+            rows.append(ids + [0] * (self.length - len(ids)))
+        return torch.tensor(rows)
+
+
+# ---- CLIP --------------------------------------------------------------------------------------
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
+# Unicode's White_Space; str.isspace() counts four control characters more.
+SPACES = frozenset("\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") | frozenset(
+    map(chr, range(0x2000, 0x200B))
+)
+
+
+def byte_symbols() -> dict[int, str]:
+    """A visible character for every byte: its own where it has one, else 256 and upwards."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [b for b in range(256) if b not in visible]
+    return {b: chr(b) for b in visible} | {b: chr(256 + k) for k, b in enumerate(rest)}
+
+
+def kind(character: str) -> str:
+    """"L" letter, "N" number, " " white space, "" anything else."""
+    if character in SPACES:
+        return " "
+    category = unicodedata.category(character)[0]
+    return category if category in "LN" else ""
+
+
+def split(text: str) -> list[str]:
+    """CLIP's words: contractions, runs of letters, single numbers, runs of anything else."""
+    words, i = [], 0
+    while i < len(text):
+        whole = next((w for w in (START, END, *CONTRACTIONS) if text.startswith(w, i)), None)
+        if whole is None:
+            of, j = kind(text[i]), i + 1
+            while of != "N" and j < len(text) and kind(text[j]) == of:
+                j += 1
+            whole = text[i:j]
+        if kind(whole[0]) != " ":
+            words.append(whole)
+        i += len(whole)
+    return words
+
+
+class ClipTokens:
+    """CLIP's byte pair encoding from vocab.json and merges.txt of a tokenizer's folder.
+
+    length: 77 in every published CLIP. ValueError when a file cannot be read as what it should be.
+    """
+
+    def __init__(self, folder: str | Path, length: int = 77):
+        self.length, folder = length, Path(folder)
+        file = folder / "vocab.json"
+        try:
+            self.ids: dict[str, int] = json.loads(file.read_text(encoding="utf-8"))
+            self.start, self.end = self.ids[START], self.ids[END]
+            file = folder / "merges.txt"
+            lines = file.read_text(encoding="utf-8").splitlines()
+            pairs = [tuple(line.split()) for line in lines if not line.startswith("#version")]
+            self.rank = {pair: k for k, pair in enumerate(p for p in pairs if len(p) == 2)}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}: not a file of CLIP's tokenizer ({error})") from None
+        self.symbols = byte_symbols()
+        self.word = lru_cache(10_000)(self.word)
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Ids [B, length] int64: start, at most length - 2 pieces, end, padded with the end."""
+        rows = []
+        for text in texts:
+            ids = [self.start, *self.encode(text)[: self.length - 2], self.end]
+            rows.append(ids + [self.end] * (self.length - len(ids)))
+        return torch.tensor(rows)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text alone. START and END typed in it, in this spelling, are one id each."""
+        for special in (START, END):
+            before, found, after = text.partition(special)
+            if found:
+                return [*self.encode(before), self.ids[special], *self.encode(after)]
+        text = unicodedata.normalize("NFC", text)
+        # Character by character: a Greek final sigma is not looked for, as in the published one.
+        text = "".join(character.lower() for character in text)
+        return [k for word in split(text) for k in self.word(word)]
+
+    def word(self, word: str) -> list[int]:
+        """One word's ids: its bytes as symbols, the earliest learned pair joined again and again."""
+        parts = [self.symbols[b] for b in word.encode()]
+        parts[-1] += "</w>"
+        while len(parts) > 1:
+            best = min(pairwise(parts), key=lambda pair: self.rank.get(pair, len(self.rank)))
+            if best not in self.rank:
+                break
+            joined, k = [], 0
+            while k < len(parts):
+                step = 2 if tuple(parts[k : k + 2]) == best else 1
+                joined.append("".join(parts[k : k + step]))
+                k += step
+            parts = joined
+        return [self.ids[part] for part in parts]
