@@ -1,0 +1,105 @@
+"""What a training run leaves on disk so that it goes on bit for bit: state.safetensors, tables.
+
+The state is the prompt, AdamW's two moments of each of its tensors, the step, and the settings
+that a continued run must share. Random numbers need no state: they are functions of (seed, step).
+Everything is written under a temporary name and moved into place.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+STATE = "state.safetensors"
+
+
+def save_state(
+    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, settings: dict
+) -> None:
+    """Writes out/state.safetensors: `step` steps are done. settings: values that str() tells."""
+    tensors = {}
+    for name, weight in model.named_parameters():
+        tensors[name] = weight.detach().cpu()
+        for key, value in optimizer.state[weight].items():  # exp_avg, exp_avg_sq, step
+            tensors[f"{name}.{key}"] = value.cpu()
+    kept = json.dumps({key: str(value) for key, value in settings.items()})
+    scratch = out / (STATE + ".tmp")
+    save_file(tensors, scratch, {"step": str(step), "settings": kept})
+    os.replace(scratch, out / STATE)
+
+
+def read_state(file: Path) -> tuple[int, dict[str, str], dict[str, torch.Tensor]]:
+    """Step, settings and tensors of a state file; ValueError if it is not one."""
+    try:
+        with safe_open(file, "pt") as stored:
+            told, names = stored.metadata(), list(stored.keys())
+            tensors = {name: stored.get_tensor(name) for name in names}
+        return int(told["step"]), json.loads(told["settings"]), tensors
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: not a readable state of a run ({error})") from None
+
+
+def load_state(
+    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict
+) -> int:
+    """Puts a saved run back into model and optimizer; how many steps it had done.
+
+    FileNotFoundError if there is none, ValueError if it was begun with other settings.
+    """
+    file = out / STATE
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: nothing to resume; leave --resume out to begin")
+    step, kept, tensors = read_state(file)
+    for key, value in settings.items():
+        if kept.get(key) != str(value):
+            name = "--" + key.replace("_", "-")
+            raise ValueError(
+                f"{file}: the run was begun with {name} {kept.get(key)}, now it is {value}; "
+                "resume with the same settings, or begin in another --out"
+            )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(tensors[name])
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if (value := tensors.get(f"{name}.{key}")) is not None:
+                    # AdamW counts its steps on the CPU wherever the weights are.
+                    optimizer.state[weight][key] = value if key == "step" else value.to(weight)
+    return step
+
+
+def begin(out: Path) -> None:
+    """Makes the folder of a new run. ValueError if an unfinished run lies there."""
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / STATE).is_file():
+        done, settings, _ = read_state(out / STATE)
+        if done < int(settings.get("steps", 0)):
+            raise ValueError(
+                f"{out}: an unfinished run of {settings['steps']} steps lies here, {done} done; "
+                "go on with --resume, or choose another --out, or delete it"
+            )
+    (out / "log.csv.tmp").touch()  # tells now, not after the first save, if nothing can be written
+    (out / "log.csv.tmp").unlink()
+
+
+def save_table(file: Path, fields: str, rows: Iterable[dict]) -> None:
+    """Rows as CSV; fields: the columns' names, space between; what a row lacks stays empty."""
+    scratch = file.with_name(file.name + ".tmp")
+    with scratch.open("w", newline="") as stream:
+        table = csv.DictWriter(stream, fields.split(), restval="")
+        table.writeheader()
+        table.writerows(rows)
+    os.replace(scratch, file)
+
+
+def load_table(file: Path, steps: int) -> list[dict]:
+    """A log's rows up to step `steps`: a run that was killed may have logged more than it saved."""
+    if not steps or not file.is_file():
+        return []
+    with file.open(newline="") as stream:
+        return [row for row in csv.DictReader(stream) if int(row["step"]) <= steps]
