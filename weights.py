@@ -4,7 +4,7 @@
 
 FLUX.1-dev and FLUX.1-schnell: the vendor's files (flux1-dev.safetensors, ae.safetensors, text
 encoders beside them) or the diffusers folder. Names are tables in tinybridge/keys.py, sizes in
-tinybridge/sizes.py, files and shards in tinybridge/checkpoint.py. Here: find, fill, load.
+tinybridge/sizes.py, places in tinybridge/places.py, files and shards in tinybridge/checkpoint.py.
 """
 
 import argparse
@@ -25,60 +25,24 @@ from tinybridge.cache import cached
 from tinybridge.checkpoint import Checkpoint, fill, open_checkpoint
 from tinybridge.flux import Flux, FluxConfig
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
+from tinybridge.places import PLACES, advice, backbone_parts, find, read_json
 from tinybridge.text import ClipConfig, ClipText, T5Config, T5Encoder
 from tinybridge.tokens import ClipTokens, T5Tokens
 
 TINY = Path(__file__).parent / "tinybridge" / "tiny"
 
-MODELS = {  # kind: model, config, table of the other layout, what its shapes tell, in words
-    "flux": (Flux, FluxConfig, keys.FLUX, sizes.flux, "FLUX transformer"),
-    "flux_vae": (AutoEncoder, AutoEncoderConfig, keys.FLUX_VAE, sizes.flux_vae, "FLUX autoencoder"),
-    "clip": (ClipText, ClipConfig, keys.CLIP, sizes.clip, "CLIP text model"),
-    "t5": (T5Encoder, T5Config, keys.T5, sizes.t5, "T5 encoder"),
-}
-
-PLACES = {  # part of a backbone: where it lies in its folder, the first that exists
-    "flux": ("flux1-*.safetensors", "transformer"),
-    "flux_vae": ("ae.safetensors", "vae"),
-    "clip": ("text_encoder", "clip_l.safetensors"),
-    "t5": ("text_encoder_2", "t5xxl*.safetensors"),
-    "clip tokens": ("tokenizer/vocab.json",),
-    "t5 tokens": ("tokenizer_2/spiece.model",),
+MODELS = {  # kind: model, config, table of the other layout, what its shapes tell
+    "flux": (Flux, FluxConfig, keys.FLUX, sizes.flux),
+    "flux_vae": (AutoEncoder, AutoEncoderConfig, keys.FLUX_VAE, sizes.flux_vae),
+    "clip": (ClipText, ClipConfig, keys.CLIP, sizes.clip),
+    "t5": (T5Encoder, T5Config, keys.T5, sizes.t5),
 }
 
 Where = str | Path
 Device = str | torch.device
 Dtype = torch.dtype | None
 
-# ------------------------------------------------------------------------------ find and read
-
-
-def find(part: str, path: Path) -> Path | None:
-    """Where a part of the backbone folder `path` lies, None when it is not there."""
-    for pattern in PLACES[part]:
-        hits = sorted(path.glob(pattern))
-        if len(hits) > 1:
-            names = ", ".join(hit.name for hit in hits)
-            raise ValueError(f"{path}: more than one {part} ({names}): keep one, or name the file")
-        if hits:
-            return hits[0]
-    return None
-
-
-def backbone_parts(path: Path) -> dict[str, Path | None]:
-    """Where each part lies of the backbone in folder `path`, or around the transformer `path`."""
-    if path.is_file():
-        return {part: find(part, path.parent) for part in PLACES} | {"flux": path}
-    return {part: find(part, path) for part in PLACES}
-
-
-def advice(folder: Path, missing: list[str], model: str = "dev") -> str:
-    """The command that downloads the missing parts into a backbone folder."""
-    command = f"hf download black-forest-labs/FLUX.1-{model} --local-dir {folder}"
-    for part in missing:
-        top = PLACES[part][0].split("/")[0].replace("*", model)
-        command += f' --include "{top}"' if "." in top else f' --include "{top}/*"'
-    return command
+# ------------------------------------------------------------------------------------ find, read
 
 
 def open_model(kind: str, path: Where) -> tuple[Checkpoint, keys.Table | None]:
@@ -90,10 +54,10 @@ def open_model(kind: str, path: Where) -> tuple[Checkpoint, keys.Table | None]:
     path = Path(path)
     file = find(kind, path) or path
     checkpoint = open_checkpoint(file, keys.PREFIX, keys.IGNORED[kind])
-    _, _, table, _, words = MODELS[kind]
+    table = MODELS[kind][2]
     found, looks_like = keys.identify(checkpoint.entries)
     if found != kind:
-        raise ValueError(f"{file}: expected a {words}, found {looks_like}")
+        raise ValueError(f"{file}: expected a {PLACES[kind][0]}, found {looks_like}")
     if checkpoint.entries.keys() >= set(keys.TWINS):
         if not torch.equal(*(checkpoint.read(name, checkpoint.dtype()) for name in keys.TWINS)):
             raise ValueError(f"{file}: {' and '.join(keys.TWINS)} differ, expected one embedding")
@@ -104,7 +68,7 @@ def open_model(kind: str, path: Where) -> tuple[Checkpoint, keys.Table | None]:
 
 def configure(kind: str, checkpoint: Checkpoint, table: keys.Table | None) -> Any:
     """The model's config: what shapes tell, over it config.json, over it the file's metadata."""
-    _, config, _, infer, words = MODELS[kind]
+    _, config, _, infer = MODELS[kind]
     shapes = {name: entry.shape for name, entry in checkpoint.entries.items()}
 
     def source(name: str) -> str:
@@ -118,17 +82,25 @@ def configure(kind: str, checkpoint: Checkpoint, table: keys.Table | None) -> An
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     try:
         told = infer(shape, lambda name: source(name) in shapes)
-        if (folder / "config.json").is_file():
-            text = (folder / "config.json").read_text(encoding="utf-8")
-            told |= sizes.published(kind, json.loads(text))
+        told |= sizes.published(kind, read_json(folder / "config.json"))
         told |= sizes.published(kind, json.loads(checkpoint.metadata.get("config", "{}")))
         known = {field.name for field in fields(config)}
         return config(**{name: value for name, value in told.items() if name in known})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{checkpoint.path}: not a readable {words}: {error}") from None
+        raise ValueError(f"{checkpoint.path}: not a readable {PLACES[kind][0]}: {error}") from None
 
 
-# ----------------------------------------------------------------------------------- load
+def lacking(path: Path, parts: dict[str, Path | None]) -> str:
+    """What a backbone lacks and the command that downloads it; "" when it is whole."""
+    missing = [part for part, place in parts.items() if place is None]
+    if not missing:
+        return ""
+    flux = parts["flux"]
+    dev = flux is None or configure("flux", *open_model("flux", flux)).guidance
+    return advice(path, missing, "dev" if dev else "schnell")
+
+
+# ------------------------------------------------------------------------------------ load
 
 
 def load(kind: str, path: Where, config: Any, device: Device, dtype: Dtype) -> Any:
@@ -196,8 +168,8 @@ def load_backbone(
         raise ValueError(f"backbone {name!r}: expected 'flux'")
     path = TINY / name if path is None else Path(path)
     parts = backbone_parts(path)
-    if missing := [part for part, place in parts.items() if place is None]:
-        raise FileNotFoundError(f"{path}: no {', no '.join(missing)}; {advice(path, missing)}")
+    if lacks := lacking(path, parts):
+        raise FileNotFoundError(f"{path}: {lacks}")
     config = configure("flux", *open_model("flux", parts["flux"]))
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     context, pooled = encode(parts, text, 512 if config.guidance else 256, device)
@@ -217,19 +189,20 @@ def encode(parts: dict[str, Path], text: str, longest: int, device: Device) -> t
     The encoders are loaded only where this text has not met these files before (cache.py), and
     one at a time. L is the tokenizer's model_max_length, at most `longest`.
     """
-    told = parts["t5 tokens"].with_name("tokenizer_config.json")
-    settings = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+    settings = read_json(parts["t5 tokens"].with_name("tokenizer_config.json"))
     length = min(longest, int(settings.get("model_max_length", longest)))
 
     def run() -> dict[str, Tensor]:
         ids = T5Tokens(parts["t5 tokens"], length)([text]).to(device)  # [1, L]
         context = load_t5(parts["t5"], None, device)(ids)  # [1, L, Dc]
-        ids = ClipTokens(parts["clip tokens"].parent)([text]).to(device)  # [1, 77]
-        pooled = load_clip(parts["clip"], None, device)(ids)[1]  # [1, Dp]
+        clip = load_clip(parts["clip"], None, device)
+        tokens = ClipTokens(parts["clip tokens"].parent, clip.config.max_position_embeddings)
+        pooled = clip(tokens([text]).to(device))[1]  # [1, Dp]
         return {"context": context.float(), "pooled": pooled.float()}
 
     places = parts["t5"], parts["clip"], parts["t5 tokens"].parent, parts["clip tokens"].parent
-    files = [file for place in places for file in ([place] if place.is_file() else place.iterdir())]
+    found = [file for place in places for file in ([place] if place.is_file() else place.iterdir())]
+    files = [file for file in found if file.is_file()]
     kept = cached("flux", files, {"text": text, "length": length}, run)
     return kept["context"], kept["pooled"]
 
@@ -238,44 +211,38 @@ def encode(parts: dict[str, Path], text: str, longest: int, device: Device) -> t
 
 
 def inspect(path: Path, check_values: bool) -> None:
-    """Print what a file, a model's folder or a backbone's folder is, and what a backbone lacks.
+    """Print what a file or folder is and what a backbone lacks, reading headers alone.
 
-    Everything is read but the values, and these too with check_values. ValueError or OSError at
-    the first thing that is wrong.
+    check_values: read the values too. ValueError or OSError at the first thing that is wrong.
     """
-    parts = backbone_parts(path) if path.is_dir() else {}
-    found = {part: place for part, place in parts.items() if place}
-    for kind, place in found.items() or [("", path)]:
-        if kind in MODELS or not kind:
-            describe(place, kind, check_values)
-        else:
-            print(f"{place.parent}: {kind}")
-    if found:
-        missing = [part for part in parts if part not in found]
-        print(f"missing for a backbone: {', '.join(missing) or 'nothing'}")
-        if missing:
-            print("  " + advice(path, missing))
+    parts = {} if path.is_file() else backbone_parts(path)
+    models = {kind: place for kind, place in parts.items() if kind in MODELS and place}
+    for kind, place in models.items():
+        describe(place, kind, check_values)
+    if path.is_file() or (not models and any(path.glob("*.safetensors*"))):
+        if describe(path, "", check_values) != "flux" or path.is_dir():
+            return
+        parts = backbone_parts(path)
+    print(f"{path}: {lacking(path, parts) or 'a whole backbone'}")
 
 
-def describe(path: Path, kind: str, check_values: bool) -> None:
-    """Print a checkpoint's model, layout, size and dtypes; kind "": whatever it is."""
+def describe(path: Path, kind: str, check_values: bool) -> str:
+    """Print a checkpoint's model, layout, size and dtypes; return its kind. kind "": whatever."""
     checkpoint = open_checkpoint(path, keys.PREFIX)
-    looks_like, words = keys.identify(checkpoint.entries)
-    dtypes = Counter(entry.dtype for entry in checkpoint.entries.values())
-    print(f"{path}: {words}")
+    looks_like, title = keys.identify(checkpoint.entries)
+    print(f"{path}: {title}")
     if looks_like in MODELS or kind:
-        model = load(kind or looks_like, path, None, "meta", None)
-        print(f"  {model.config}")
-    values = sum(math.prod(entry.shape) for entry in checkpoint.entries.values())
-    print(
-        f"  {len(checkpoint.entries)} tensors, {values:,} parameters, "
-        f"{sum(file.stat().st_size for file in checkpoint.handles):,} bytes, "
-        + ", ".join(f"{count} {dtype}" for dtype, count in dtypes.most_common())
-        + (f", {len(checkpoint.scales)} scales" if checkpoint.scales else "")
-    )
+        print(f"  {load(kind or looks_like, path, None, 'meta', None).config}")
+    entries = checkpoint.entries.values()
+    parameters = sum(math.prod(entry.shape) for entry in entries)
+    size = sum(file.stat().st_size for file in checkpoint.handles)
+    counts = Counter([entry.dtype for entry in entries] + ["scale"] * len(checkpoint.scales))
+    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in counts.most_common())
+    print(f"  {len(entries)} tensors, {parameters:,} parameters, {size:,} bytes, {dtypes}")
     if check_values:
         checkpoint.check_values()
         print("  all values are finite")
+    return looks_like
 
 
 def main(argv: list[str] | None = None) -> int:

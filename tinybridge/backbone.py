@@ -73,14 +73,15 @@ class Backbone:
         of `stride`; -> [B, C, h, w], float32 unless the autoencoder was loaded in float64.
         """
         bottom, right = (-side % self.stride for side in pictures.shape[2:])
-        pixels = pictures.to(self.device, next(self.vae.parameters()).dtype)
+        pixels = pictures.to(next(self.vae.parameters()))
         pixels = F.pad(pixels, (0, right, 0, bottom), mode="replicate")  # [B, 3, 8h, 8w]
         return self.vae.encode(pixels * 2 - 1, tile=self.tile)  # [B, C, h, w]
 
     @torch.no_grad()
     def decode(self, latent: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Pictures [B, 3, H, W] in 0..1 from latents [B, C, h, w]; cut to size (H, W) if given."""
-        pixels = self.vae.decode(latent.to(self.device), tile=self.tile)  # [B, 3, 8h, 8w]
+        latent = latent.to(next(self.vae.parameters()))
+        pixels = self.vae.decode(latent, tile=self.tile)  # [B, 3, 8h, 8w]
         H, W = size or pixels.shape[2:]
         return (pixels[:, :, :H, :W] / 2 + 0.5).clamp(0, 1)  # [B, 3, H, W]
 

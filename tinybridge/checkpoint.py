@@ -90,7 +90,9 @@ class Checkpoint:
     def check_values(self) -> None:
         """Read every value; ValueError names the first tensor that has NaN or infinity."""
         for name, entry in self.entries.items():
-            stored = DTYPES.get(entry.dtype, torch.float32)
+            if entry.dtype not in DTYPES:  # integers, as CLIP's position_ids
+                continue
+            stored = DTYPES[entry.dtype]
             dtype = torch.float32 if stored.itemsize == 1 else stored
             if not self.read(name, dtype, keep=False).isfinite().all():
                 raise ValueError(f"{entry.file}: tensor {entry.key} has NaN or infinite values")
