@@ -4,6 +4,7 @@ Both give what the published tokenizers give, special tokens, truncation and pad
 """
 
 import json
+import re
 import unicodedata
 from functools import lru_cache
 from itertools import pairwise
@@ -19,30 +20,45 @@ from torch import Tensor
 class T5Tokens:
     """A spiece.model: pieces, then </s> (id 1), padded with 0 to `length`.
 
-    path: the model file; length: 512 for FLUX.1-dev, 256 for FLUX.1-schnell. Normalisation and
+    path: the model file; length: 512 for FLUX.1-dev, 256 for FLUX.1-schnell; extra_ids: how many
+    <extra_id_k> follow the pieces, the last first: 100 for T5, 300 for UMT5. Normalisation and
     the unknown piece are those of the model file. ValueError when it cannot be read as one.
     """
 
-    def __init__(self, path: str | Path, length: int):
+    def __init__(self, path: str | Path, length: int, extra_ids: int = 100):
         self.length = length
         try:
-            self.model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            self.model = model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())
             raise ValueError(f"{path}: not a readable sentencepiece model ({reason})") from None
+        named = (model.pad_id(), model.eos_id(), model.bos_id(), model.unk_id())
+        self.special = {model.id_to_piece(k): k for k in named if k >= 0}
+        last = model.vocab_size() + extra_ids - 1
+        self.special |= {f"<extra_id_{k}>": last - k for k in range(extra_ids)}
+        self.cut = re.compile(f"({'|'.join(map(re.escape, self.special))})")
 
     def __call__(self, texts: list[str]) -> Tensor:
         """Ids [B, length] int64; what is too long loses its end."""
         rows = []
         for text in texts:
-            ids = [*self.model.encode(text)[: self.length - 1], 1]
+            ids = [*self.encode(text)[: self.length - 1], 1]
             rows.append(ids + [0] * (self.length - len(ids)))
         return torch.tensor(rows)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text alone. Special tokens typed in it are one id each, as in the published
+        tokenizer; sentencepiece by itself would spell them."""
+        ids = []
+        for part in self.cut.split(text):
+            ids += [self.special[part]] if part in self.special else self.model.encode(part)
+        return ids
 
 
 # ---- CLIP --------------------------------------------------------------------------------------
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+SPECIAL = re.compile(f"({re.escape(START)}|{re.escape(END)})")
 CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 # Unicode's White_Space; str.isspace() counts four control characters more.
 SPACES = frozenset("\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") | frozenset(
@@ -58,7 +74,7 @@ def byte_symbols() -> dict[int, str]:
 
 
 def kind(character: str) -> str:
-    """"L" letter, "N" number, " " white space, "" anything else."""
+    """Letter: "L", number: "N", white space: " ", anything else: an empty string."""
     if character in SPACES:
         return " "
     category = unicodedata.category(character)[0]
@@ -75,7 +91,9 @@ def split(text: str) -> list[str]:
             while of != "N" and j < len(text) and kind(text[j]) == of:
                 j += 1
             whole = text[i:j]
-        if kind(whole[0]) != " ":
+        if whole in (START, END):  # typed in capitals: only a word of its own, in three
+            words += ["<|", whole[2:-2], "|>"]
+        elif kind(whole[0]) != " ":
             words.append(whole)
         i += len(whole)
     return words
@@ -96,7 +114,13 @@ class ClipTokens:
             file = folder / "merges.txt"
             lines = file.read_text(encoding="utf-8").splitlines()
             pairs = [tuple(line.split()) for line in lines if not line.startswith("#version")]
-            self.rank = {pair: k for k, pair in enumerate(p for p in pairs if len(p) == 2)}
+            self.rank = {pair: k for k, pair in enumerate(pairs)}
+            for pair in pairs:
+                if len(pair) != 2 or "".join(pair) not in self.ids:
+                    raise ValueError(f"{' '.join(pair)!r} is no pair of the vocabulary")
+            # Besides the bytes, within and at the end of a word, and START and END.
+            if (missing := len(self.ids) - 2 * 256 - 2 - len(self.rank)) > 0:
+                raise ValueError(f"{missing} pairs are missing")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file}: not a file of CLIP's tokenizer ({error})") from None
         self.symbols = byte_symbols()
@@ -112,17 +136,19 @@ class ClipTokens:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone. START and END typed in it, in this spelling, are one id each."""
-        for special in (START, END):
-            before, found, after = text.partition(special)
-            if found:
-                return [*self.encode(before), self.ids[special], *self.encode(after)]
-        text = unicodedata.normalize("NFC", text)
-        # Character by character: a Greek final sigma is not looked for, as in the published one.
-        text = "".join(character.lower() for character in text)
-        return [k for word in split(text) for k in self.word(word)]
+        ids = []
+        for part in SPECIAL.split(text):
+            if part in (START, END):
+                ids.append(self.ids[part])
+                continue
+            part = unicodedata.normalize("NFC", part)
+            # One by one: a Greek final sigma is not looked for, as in the published tokenizer.
+            part = "".join(character.lower() for character in part)
+            ids += [k for word in split(part) for k in self.word(word)]
+        return ids
 
     def word(self, word: str) -> list[int]:
-        """One word's ids: its bytes as symbols, the earliest learned pair joined again and again."""
+        """One word's ids: its bytes as symbols, the earliest learned pair joined, and so on."""
         parts = [self.symbols[b] for b in word.encode()]
         parts[-1] += "</w>"
         while len(parts) > 1:
