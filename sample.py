@@ -85,7 +85,7 @@ def run(flags: argparse.Namespace) -> int:
     t0 = float(told["t0"]) if flags.t0 is None else flags.t0
     bridge.times(t0, steps=flags.steps)
     work = jobs(flags)
-    dtype = None if flags.dtype == "auto" else getattr(torch, flags.dtype)
+    dtype = getattr(torch, flags.dtype, None)  # "auto": None
     if flags.weights is None:
         print("the bundled tiny FLUX (no --weights)")
     backbone = weights.load_backbone(flags.backbone, flags.weights, flags.device, dtype, flags.text)

@@ -122,16 +122,22 @@ def gradients(
 def train(backbone: Backbone, prompt: Prompt, pairs: Pairs, flags: argparse.Namespace) -> int:
     """The loop; how many steps are done when it ends, fewer than --steps after a signal.
 
-    FloatingPointError if the loss is not finite: the prompt from before that step is kept.
+    FloatingPointError if a loss or a restored picture is not finite: what was saved last is kept.
     """
-    shares = (1, 5)  # the gates learn at a fifth of the rate: each of them moves a whole block
     groups = [{"params": [p]} for p in (prompt.residual, prompt.gates)]
-    optimizer = torch.optim.AdamW(groups, lr=flags.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     settings = {key: getattr(flags, key) for key in SETTINGS}
     done = resume.load_state(flags.out, prompt, optimizer, settings) if flags.resume else 0
     rows, every, signals = resume.load_table(flags.out / "log.csv", done), flags.steps // 6 or 1, []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(number))
+
+    def check(value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{flags.out}: the {what} became {value} at step {step + 1}; what was saved before "
+                f"is kept; begin again in another --out with an --lr below {flags.lr:g}"
+            )
 
     def save() -> None:
         prompt.meta["steps"] = str(done)
@@ -145,15 +151,11 @@ def train(backbone: Backbone, prompt: Prompt, pairs: Pairs, flags: argparse.Name
         began = time.perf_counter()
         loss = gradients(backbone, prompt, pairs, flags, step)
         norm = torch.nn.utils.clip_grad_norm_(prompt.parameters(), 1.0)
-        if not (math.isfinite(loss) and norm.isfinite()):
-            save()
-            raise FloatingPointError(
-                f"{flags.out}: the loss became {loss} at step {step + 1}; the prompt from before "
-                f"it is kept; begin again in another --out with an --lr below {flags.lr:g}"
-            )
+        check(loss, "loss")
+        check(norm.item(), "gradient")
         rate = flags.lr * 0.5 * (1 + math.cos(math.pi * step / flags.steps))
-        for group, share in zip(optimizer.param_groups, shares, strict=True):
-            group["lr"] = rate / share
+        residual, gates = optimizer.param_groups
+        residual["lr"], gates["lr"] = rate, rate / 5  # a gate moves a whole block
         optimizer.step()
         done, seconds = step + 1, round(time.perf_counter() - began, 4)
         rows.append({"step": done, "loss": loss, "lr": rate, "seconds": seconds})
@@ -167,6 +169,7 @@ def train(backbone: Backbone, prompt: Prompt, pairs: Pairs, flags: argparse.Name
             if RANK == 0:
                 seen = judged(backbone, [prompt], pairs.degraded[:16], flags, 8)
                 rows[-1]["psnr"] = psnr(seen, pairs.clean[:16]).mean().item()
+                check(rows[-1]["psnr"], "PSNR of restored pictures")
                 rows[-1]["ssim"] = ssim(seen, pairs.clean[:16]).mean().item()
                 bar.write(f"step {done}: PSNR {rows[-1]['psnr']:.2f} dB on 16 held-out pictures")
             save()
@@ -213,10 +216,10 @@ def report(backbone: Backbone, prompt: Prompt, pairs: Pairs, flags: argparse.Nam
 def run(flags: argparse.Namespace) -> None:
     """Everything from the flags to the files; ValueError and OSError say what is wrong."""
     bridge.times(flags.t0)
-    if flags.batch_size % WORLD or min(flags.steps, flags.batch_size, flags.size) < 1:
+    if flags.batch_size % WORLD or min(flags.steps, flags.batch_size, flags.size, flags.lr) <= 0:
         raise ValueError(
-            f"--steps {flags.steps}, --batch-size {flags.batch_size} and --size {flags.size} must "
-            f"be positive, and the batch a multiple of the {WORLD} processes"
+            f"--steps {flags.steps}, --batch-size {flags.batch_size}, --size {flags.size} and --lr "
+            f"{flags.lr} must be positive, and the batch a multiple of the {WORLD} processes"
         )
     if not flags.resume and RANK == 0:
         resume.begin(flags.out)
@@ -233,7 +236,7 @@ def run(flags: argparse.Namespace) -> None:
         print(
             f"{model}, {source}, {flags.degradation or 'all rows'}, {flags.bridge} bridge, {device}"
         )
-    dtype = None if flags.dtype == "auto" else getattr(torch, flags.dtype)
+    dtype = getattr(torch, flags.dtype, None)
     backbone = weights.load_backbone(flags.backbone, flags.weights, device, dtype)
     backbone.model.checkpointing = flags.checkpointing
     if flags.data is None:
@@ -281,10 +284,8 @@ def main(argv: list[str] | None = None) -> int:
     flags = parser.parse_args(argv)
     if flags.device == "auto":
         flags.device = "cuda" if torch.cuda.is_available() else "cpu"
-    if flags.data is None:
-        flags.degradation = flags.degradation or "haze"
-    name = flags.degradation or flags.data.stem
-    flags.out = flags.out or Path("runs") / f"{flags.backbone}-{name}"
+    flags.degradation = flags.degradation or (None if flags.data else "haze")
+    flags.out = flags.out or Path(f"runs/{flags.backbone}-{flags.degradation or flags.data.stem}")
     flags.lr = flags.lr or (0.15 if flags.weights is None else 0.01)
     flags.size = flags.size or (64 if flags.weights is None else 1024)
     try:
