@@ -18,7 +18,8 @@ def pictures(*shape):
 
 def test_psnr_is_its_definition():
     a, b = pictures(3, 3, 20, 17)
-    expected = [10 * math.log10(1 / np.square(x - y).mean()) for x, y in zip(a.numpy(), b.numpy())]
+    both = zip(a.numpy(), b.numpy(), strict=True)
+    expected = [10 * math.log10(1 / np.square(x - y).mean()) for x, y in both]
     assert np.allclose(psnr(a, b), expected, rtol=1e-6)
     assert psnr(torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 0.1)).item() == pytest.approx(20)
     assert torch.isinf(psnr(a, a)).all()

@@ -1,4 +1,4 @@
-"""Scenes and degradations: deterministic, in range, scale-free, and harmful in step with severity."""
+"""Scenes and degradations: deterministic, in range, scale-free, worse with severity."""
 
 import numpy as np
 import pytest
