@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from flux_oracles import (
 
 from tinybridge.flux import SIZES, Flux, FluxConfig, Terms, init_weights, pack, unpack
 
-KEYS = Path(__file__).parents[2] / "shared" / "keys"
+KEYS = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[2] / "shared")) / "keys"
 
 
 @pytest.mark.parametrize("name", ["dev", "schnell"])

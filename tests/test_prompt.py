@@ -1,5 +1,6 @@
 """Prompt files: ours and the authors', and everything that may be wrong with one."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 
 from tinybridge.prompt import Prompt
 
-SHARED = Path(__file__).parents[2] / "shared" / "prompts"
+SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[2] / "shared")) / "prompts"
 
 
 def small(seed=0, **meta):
