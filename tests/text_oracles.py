@@ -67,10 +67,9 @@ def t5_twin(model: T5Encoder):
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
     )
-    twin = family[1](config).eval().requires_grad_(False)
+    twin = family[1](config).eval().requires_grad_(False).to(model.shared.weight.dtype)
     state = model.state_dict()
     twin.load_state_dict({**state, "encoder.embed_tokens.weight": state["shared.weight"]})
-    twin = twin.to(model.shared.weight.dtype)
     return lambda ids, mask=None: twin(ids, attention_mask=mask).last_hidden_state
 
 
@@ -87,13 +86,14 @@ def clip_twin(model: ClipText):
         max_position_embeddings=c.max_position_embeddings,
         layer_norm_eps=c.eps,
         hidden_act="quick_gelu",
+        bos_token_id=0,
         eos_token_id=c.eos_token_id,
     )
     twin = CLIPTextModel(config).eval().requires_grad_(False)
+    twin = twin.to(model.text_model.final_layer_norm.weight.dtype)
     state = {key.removeprefix("text_model."): value for key, value in model.state_dict().items()}
     prefix = "text_model." * any(key.startswith("text_model.") for key in twin.state_dict())
     twin.load_state_dict({prefix + key: value for key, value in state.items()})
-    twin = twin.to(model.text_model.final_layer_norm.weight.dtype)
 
     def run(ids):
         out = twin(ids)

@@ -102,7 +102,8 @@ def split(text: str) -> list[str]:
 class ClipTokens:
     """CLIP's byte pair encoding from vocab.json and merges.txt of a tokenizer's folder.
 
-    length: 77 in every published CLIP. ValueError when a file cannot be read as what it should be.
+    length: 77 in every published CLIP. FileNotFoundError, or ValueError when a file is cut off or
+    cannot be read as what it should be; both name the file.
     """
 
     def __init__(self, folder: str | Path, length: int = 77):
