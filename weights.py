@@ -4,7 +4,8 @@
 
 FLUX.1-dev and FLUX.1-schnell: the vendor's files (flux1-dev.safetensors, ae.safetensors, text
 encoders beside them) or the diffusers folder. Names are tables in tinybridge/keys.py, sizes in
-tinybridge/sizes.py, places in tinybridge/places.py, files and shards in tinybridge/checkpoint.py.
+tinybridge/sizes.py, places in tinybridge/places.py, files and shards in tinybridge/checkpoint.py,
+accounting in tinybridge/fill.py.
 """
 
 import argparse
@@ -22,7 +23,8 @@ from torch import Tensor
 from tinybridge import keys, sizes
 from tinybridge.backbone import Backbone
 from tinybridge.cache import cached
-from tinybridge.checkpoint import Checkpoint, fill, open_checkpoint
+from tinybridge.checkpoint import Checkpoint, open_checkpoint
+from tinybridge.fill import fill
 from tinybridge.flux import Flux, FluxConfig
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
 from tinybridge.places import PLACES, advice, backbone_parts, find, read_json

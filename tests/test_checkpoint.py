@@ -1,6 +1,7 @@
 """Dtypes, float8 scales and views of the mapped file; files, shards and models that are wrong."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import weights
 from tests import make_folders as make
 from tests.make_folders import error_of
 from tinybridge import keys
+from tinybridge.checkpoint import open_checkpoint
 
 
 def small_flux() -> dict[str, torch.Tensor]:
@@ -27,6 +29,14 @@ def test_dtype_is_the_files_unless_told(tmp_path, dtype):
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, state[key].double()), key
     assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_t5_of_float16_becomes_float32(tmp_path):
+    state = {key: tensor.half() for key, tensor in make.models()["t5"].state_dict().items()}
+    save_file(state, tmp_path / "t5xxl_fp16.safetensors")
+    loaded = weights.load_t5(tmp_path).state_dict()
+    assert all(torch.equal(loaded[key], tensor.float()) for key, tensor in state.items())
+    assert {tensor.dtype for tensor in loaded.values()} == {torch.float32}
 
 
 def test_unchanged_tensors_are_views_of_the_mapped_file(tmp_path):
@@ -66,6 +76,20 @@ def test_float8_is_multiplied_by_its_scale(tmp_path, prefix, leaf, rows):
     for key, tensor in weights.load_flux(tmp_path / "x.safetensors").state_dict().items():
         assert torch.equal(tensor, expected[key]), key
         assert (tensor - state[key]).abs().max() < 0.08 * state[key].abs().max(), key
+
+
+def test_float8_parts_of_a_fused_tensor_keep_their_own_scales(tmp_path):
+    stored, expected = {}, {}
+    for key, tensor in make.to_other(small_flux(), keys.FLUX, 32).items():
+        stored[key] = expected[key] = tensor.bfloat16()
+        if tensor.dim() == 2:
+            scale = stored[key.replace("weight", "weight_scale")] = tensor.abs().max() / 448
+            stored[key] = (tensor / scale).to(torch.float8_e4m3fn)
+            expected[key] = (stored[key].float() * scale).bfloat16()
+    save_file(stored, tmp_path / "x.safetensors")
+    loaded = weights.load_flux(tmp_path / "x.safetensors").state_dict()
+    for key, tensor in make.to_other(loaded, keys.FLUX, 32).items():
+        assert torch.equal(tensor, expected[key]), key
 
 
 def test_float8_scales_of_blocks_are_refused(tmp_path):
@@ -148,6 +172,13 @@ def test_truncated_file(tmp_path):
     for size in (len(content) - 1, 1000, 5):
         (tmp_path / "x.safetensors").write_bytes(content[:size])
         assert "not a whole safetensors" in error_of(weights.load_flux, tmp_path / "x.safetensors")
+
+
+def test_file_that_shrinks_while_it_is_read(tmp_path):
+    save_file({"a": torch.ones(4096)}, tmp_path / "x.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "x.safetensors")
+    os.truncate(tmp_path / "x.safetensors", 9000)
+    assert "became shorter" in error_of(checkpoint.read, "a", torch.float64)
 
 
 def test_wrong_model_in_the_right_place_is_recognised(tmp_path):

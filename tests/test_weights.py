@@ -31,7 +31,9 @@ OFFICIAL = (  # key list, model, its config, its parameters
     ("clip_l", "clip", ClipConfig(), 123_060_480),
     ("t5xxl", "t5", T5Config(), 4_762_310_656),
 )
-needs_lists = pytest.mark.skipif(not LISTS.is_dir(), reason="key lists are not in the repository")
+needs_lists = pytest.mark.skipif(
+    not LISTS.is_dir(), reason="TINYBRIDGE_SHARED has no keys/: they are not in the repository"
+)
 
 
 def key_list(name: str) -> dict[str, list[int]]:
