@@ -2,6 +2,7 @@
 
     python -m tests.bench_loading                          # 3.9 GB in two layouts, tests/loading.md
     python -m tests.bench_loading --width 256 --depth 1 --out /dev/null     # a try, in seconds
+    python -m tests.bench_loading --dtype float32 --depth 2 --out /dev/null   # every value is cast
 
 Official widths and names, fewer blocks, random bfloat16. Every figure comes from its own process
 on the CPU; a first load finds the file out of the page cache, a second one in it. A view of a
@@ -61,21 +62,22 @@ def write(folder: Path, width: int, depth: int) -> None:
     (folder / "transformer" / "config.json").write_text(text)
 
 
-def measure(who: str, path: str) -> dict[str, Any]:
+def measure(who: str, path: str, dtype_name: str) -> dict[str, Any]:
     """Load, then read every value once: wall and processor seconds and peak GB after each."""
     import torch
 
+    dtype = getattr(torch, dtype_name)
     # Imports are no part of loading, and each process pays only for its own.
     if who == "diffusers":
         from diffusers import FluxTransformer2DModel
 
         def load() -> torch.nn.Module:
-            return FluxTransformer2DModel.from_pretrained(path, torch_dtype=torch.bfloat16)
+            return FluxTransformer2DModel.from_pretrained(path, torch_dtype=dtype)
     else:
         import weights
 
         def load() -> torch.nn.Module:
-            return weights.load_flux(path)
+            return weights.load_flux(path, dtype=dtype)
 
     found: dict[str, Any] = {"imports": status("VmHWM")}
     wall, cpu = time.perf_counter(), time.process_time()
@@ -86,6 +88,7 @@ def measure(who: str, path: str) -> dict[str, Any]:
             sums = [tensor.flatten().view(torch.int64).sum() for tensor in state.values()]
             found["sum"] = int(torch.stack(sums).sum())
         found[moment] = (time.perf_counter() - wall, time.process_time() - cpu, status("VmHWM"))
+    found["GB"] = sum(tensor.nbytes for tensor in state.values()) / 1e9
     found["dtypes"] = sorted({str(tensor.dtype) for tensor in state.values()})
     return found
 
@@ -98,7 +101,7 @@ def forget(path: Path) -> None:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def table(found: list[dict[str, Any]], bytes_: int) -> str:
+def table(found: list[dict[str, Any]]) -> str:
     """Rows of `measure` as markdown, with the goals of the loader's issue."""
     lines = [
         "| loader | files | page cache | load: s | CPU s | peak GB "
@@ -108,16 +111,16 @@ def table(found: list[dict[str, Any]], bytes_: int) -> str:
     for row in found:
         figures = [f"{value:.2f}" for moment in ("load", "read") for value in row[moment]]
         lines.append(f"| {row['who']} | {row['files']} | {row['cache']} | {' | '.join(figures)} |")
-    lines += ["", f"File: {bytes_ / 1e9:.3f} GB. Goals, once every value is read:", ""]
+    lines += ["", f"Model: {found[0]['GB']:.3f} GB. Goals, once every value is read:", ""]
     diffusers = {row["cache"]: row for row in found if row["who"] == "diffusers"}
     for row in found:
         if row["who"] == "diffusers":
             continue
         ratio = row["read"][0] / diffusers[row["cache"]]["read"][0]
-        over = row["read"][2] - bytes_ / 1e9
+        over = row["read"][2] - row["GB"]
         lines.append(
             f"- {row['files']}, {row['cache']}: {ratio:.2f} of diffusers' time "
-            f"({'within' if ratio <= 0.6 else 'NOT within'} 0.6); peak is the file's size + "
+            f"({'within' if ratio <= 0.6 else 'NOT within'} 0.6); peak is the model's size + "
             f"{over:.2f} GB, {row['imports']:.2f} of them imports "
             f"({'within' if over <= 1 else 'NOT within'} 1 GB)"
         )
@@ -142,6 +145,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=3072, help="hidden size, a multiple of 128")
     parser.add_argument("--depth", type=int, default=3, help="joint blocks; twice as many single")
+    parser.add_argument(
+        "--dtype", default="bfloat16", help="what to load as; the files' is bfloat16"
+    )
     parser.add_argument("--folder", help="where the temporary files go; needs twice their size")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "loading.md")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
@@ -151,18 +157,17 @@ def main() -> None:
         if job == "write":
             write(Path(path), args.width, args.depth)
         else:
-            print(json.dumps(measure(job, path)))
+            print(json.dumps(measure(job, path, args.dtype)))
         return
 
     def run(*step: str) -> str:
-        sizes = ["--width", str(args.width), "--depth", str(args.depth)]
-        command = [sys.executable, "-m", "tests.bench_loading", *sizes, "--step", *step]
+        same = ["--width", str(args.width), "--depth", str(args.depth), "--dtype", args.dtype]
+        command = [sys.executable, "-m", "tests.bench_loading", *same, "--step", *step]
         return subprocess.check_output(command, text=True)
 
     found, about = [], machine()  # before the run, whose own load would count
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         run("write", folder)
-        size = Path(folder, LOADERS[0][1]).stat().st_size
         for who, files in LOADERS:
             forget(Path(folder, files))
             for cache in ("cold", "warm"):
@@ -171,7 +176,7 @@ def main() -> None:
                 print(found[-1], flush=True)
     if len({(row["sum"], *row["dtypes"]) for row in found}) > 1:
         raise SystemExit("error: the loaders gave different tensors: the figures mean nothing")
-    text = f"# Loading a FLUX transformer\n\n{about}\n\n{table(found, size)}"
+    text = f"# Loading a FLUX transformer as {args.dtype}\n\n{about}\n\n{table(found)}"
     args.out.write_text(text)
     print(text)
 
