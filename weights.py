@@ -193,9 +193,10 @@ def encode(parts: dict[str, Path], text: str, longest: int, device: Device) -> t
     """
     settings = read_json(parts["t5 tokens"].with_name("tokenizer_config.json"))
     length = min(longest, int(settings.get("model_max_length", longest)))
+    extra_ids = int(settings.get("extra_ids", 100))
 
     def run() -> dict[str, Tensor]:
-        ids = T5Tokens(parts["t5 tokens"], length)([text]).to(device)  # [1, L]
+        ids = T5Tokens(parts["t5 tokens"], length, extra_ids)([text]).to(device)  # [1, L]
         context = load_t5(parts["t5"], None, device)(ids)  # [1, L, Dc]
         clip = load_clip(parts["clip"], None, device)
         tokens = ClipTokens(parts["clip tokens"].parent, clip.config.max_position_embeddings)

@@ -87,7 +87,7 @@ def tokenizers(out: Path, captions: list[str]) -> tuple[T5Tokens, ClipTokens]:
         user_defined_symbols=[f"\u2581{w}" for w in words],  # one piece a word
     )  # fmt: skip
     (out / "tokenizer_2/spiece.model").write_bytes(model.getvalue())
-    settings = {"model_max_length": pretrain.T5_LENGTH, "tokenizer_class": "T5Tokenizer"}
+    settings = {"model_max_length": pretrain.T5_LENGTH, "extra_ids": 0}
     (out / "tokenizer_2/tokenizer_config.json").write_text(json.dumps(settings) + "\n")
 
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]  # CLIP's byte symbols
@@ -108,7 +108,7 @@ def tokenizers(out: Path, captions: list[str]) -> tuple[T5Tokens, ClipTokens]:
     ids = {token: k for k, token in enumerate(vocabulary)}
     (out / "tokenizer/vocab.json").write_text(json.dumps(ids, ensure_ascii=False) + "\n")
     (out / "tokenizer/merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    t5 = T5Tokens(out / "tokenizer_2/spiece.model", pretrain.T5_LENGTH)
+    t5 = T5Tokens(out / "tokenizer_2/spiece.model", pretrain.T5_LENGTH, extra_ids=0)
     return t5, ClipTokens(out / "tokenizer", pretrain.CLIP_LENGTH)
 
 
