@@ -21,6 +21,8 @@ from tinybridge.tiles import Norm, in_tiles, own
 
 @dataclass(frozen=True)
 class AutoEncoderConfig:
+    """Sizes of the autoencoder, named as in the vendor's code; the defaults are FLUX.1's."""
+
     in_channels: int = 3
     ch: int = 128  # level i has ch * ch_mult[i] channels and 1 / 2**i of the picture's sides
     out_ch: int = 3
