@@ -1,0 +1,282 @@
+"""The WAN 2.1 autoencoder: clips of 1 + 4k frames to latents of 1 + k frames, and back.
+
+Module names are the keys of the vendor's `Wan2.1_VAE.pth`; `AutoEncoderConfig()` is that file
+(127 million parameters). Source: Wan-Video/Wan2.1, `wan/modules/vae.py`; arXiv 2503.20314, 4.1.
+
+Clips go through in chunks of one latent frame; what later frames need of earlier ones is in a
+`Cache` that belongs to one pass over one clip, see causal.py.
+
+Letters: B batch, C channels of a level, Z latent channels, T frames of the map that enters,
+H W sides of a frame or of that map, t h w frames and sides of the latent.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinybridge.causal import Cache, causal, framewise, half_frames, in_groups, twice_frames
+
+MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508)
+MEAN += (0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)
+STD = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743)
+STD += (3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
+
+
+@dataclass(frozen=True)
+class AutoEncoderConfig:
+    dim: int = 96  # level i has dim * dim_mult[i] channels and 1 / 2**i of the frame's sides
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2  # in a level of the encoder; the decoder's have one more
+    temporal_downsample: tuple[bool, ...] = (False, True, True)  # leaving level i: frames too?
+    z_channels: int = 16
+    mean: tuple[float, ...] = MEAN  # of each latent channel; no file of the vendor holds them
+    std: tuple[float, ...] = STD
+
+    def __post_init__(self):
+        if not len(self.mean) == len(self.std) == self.z_channels:
+            raise ValueError(f"{self.z_channels} latent channels need as many means and deviations")
+        if len(self.temporal_downsample) != len(self.dim_mult) - 1:
+            raise ValueError("temporal_downsample has one entry for each level but the last")
+
+
+def conv(channels: int, out: int) -> nn.Conv3d:
+    return nn.Conv3d(channels, out, 3, padding=(0, 1, 1))
+
+
+class ChannelNorm(nn.Module):
+    """x / max(|x|, 1e-12) * sqrt(C) * gamma, |x| over the channels of one position: axis 1.
+
+    Reckoned in float32 at least. axes: how many follow the channels, 3 of a clip, 2 of pictures.
+    """
+
+    def __init__(self, channels: int, axes: int = 3):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels, *[1] * axes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        exact = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact)  # [B, 1, T, H, W]
+        return (x * (x.shape[1] ** 0.5 / length.clamp(min=1e-12)) * self.gamma).to(x.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1x1 conv on x where channels change."""
+
+    def __init__(self, channels: int, out: int):
+        super().__init__()
+        # The vendor's indices; 1 and 4 are the activations, 5 a dropout of nothing.
+        parts = {"0": ChannelNorm(channels), "2": conv(channels, out)}
+        parts |= {"3": ChannelNorm(out), "6": conv(out, out)}
+        self.residual = nn.Sequential(OrderedDict(parts))
+        self.shortcut = nn.Identity() if channels == out else nn.Conv3d(channels, out, 1)
+
+    def forward(self, x: Tensor, cache: Cache) -> Tensor:
+        norm1, conv1, norm2, conv2 = self.residual
+        h = causal(conv1, F.silu(norm1(x)), cache)  # [B, out, T, H, W]
+        h = causal(conv2, F.silu(norm2(h)), cache)
+        return self.shortcut(x) + h
+
+
+class AttentionBlock(nn.Module):
+    """Attention of one head, as wide as the level, among all positions of a frame."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = ChannelNorm(channels, axes=2)
+        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def picture(self, x: Tensor) -> Tensor:
+        parts = self.to_qkv(self.norm(x)).flatten(2).chunk(3, 1)  # [BT, C, hw] each
+        # Contiguous, or SDPA takes its slow form, which holds all hw x hw weights at once.
+        q, k, v = (part.mT[:, None].contiguous() for part in parts)  # [BT, 1, hw, C]
+        h = F.scaled_dot_product_attention(q, k, v)  # [BT, 1, hw, C]
+        return x + self.proj(h[:, 0].mT.unflatten(2, x.shape[2:]))  # [BT, C, h, w]
+
+    def forward(self, x: Tensor, _: Cache) -> Tensor:
+        return framewise(self.picture, x)  # frames do not meet: nothing to remember
+
+
+class Downsample(nn.Module):
+    """Half the sides; with `time` also half the frames after the clip's first."""
+
+    def __init__(self, channels: int, time: bool):
+        super().__init__()
+        pad = nn.ZeroPad2d((0, 1, 0, 1))  # at the right and the bottom only
+        self.resample = nn.Sequential(pad, nn.Conv2d(channels, channels, 3, stride=2))
+        if time:
+            self.time_conv = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1))
+        self.time = time
+
+    def forward(self, x: Tensor, cache: Cache) -> Tensor:
+        x = framewise(self.resample, x)  # [B, C, T, H/2, W/2]
+        return half_frames(self.time_conv, x, cache) if self.time else x  # [B, C, T/2, H/2, W/2]
+
+
+class Upsample(nn.Module):
+    """Twice the sides, half the channels; with `time` also twice the frames after the first."""
+
+    def __init__(self, channels: int, time: bool):
+        super().__init__()
+        nearest = nn.Upsample(scale_factor=2)
+        self.resample = nn.Sequential(nearest, nn.Conv2d(channels, channels // 2, 3, padding=1))
+        if time:
+            self.time_conv = nn.Conv3d(channels, 2 * channels, (3, 1, 1))
+        self.time = time
+
+    def forward(self, x: Tensor, cache: Cache) -> Tensor:
+        if self.time:
+            x = twice_frames(self.time_conv, x, cache)  # [B, C, 2T, H, W]
+        return framewise(self.resample, x)  # [B, C/2, 2T, 2H, 2W]
+
+
+def middle(channels: int) -> nn.ModuleList:
+    first, last = (ResidualBlock(channels, channels) for _ in range(2))
+    return nn.ModuleList((first, AttentionBlock(channels), last))
+
+
+def head(channels: int, out: int) -> nn.Sequential:
+    parts = {"0": ChannelNorm(channels), "2": conv(channels, out)}  # 1 is the activation
+    return nn.Sequential(OrderedDict(parts))
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: AutoEncoderConfig):
+        super().__init__()
+        self.conv1 = conv(3, config.dim)
+        self.downsamples = nn.ModuleList()
+        channels = config.dim
+        for mult, time in zip(config.dim_mult, (*config.temporal_downsample, None), strict=True):
+            for _ in range(config.num_res_blocks):
+                self.downsamples.append(ResidualBlock(channels, config.dim * mult))
+                channels = config.dim * mult
+            if time is not None:
+                self.downsamples.append(Downsample(channels, time))
+        self.middle = middle(channels)
+        self.head = head(channels, 2 * config.z_channels)
+
+    def forward(self, x: Tensor, cache: Cache) -> Tensor:
+        x = causal(self.conv1, x, cache)  # [B, C, T, H, W]
+        for layer in (*self.downsamples, *self.middle):
+            x = layer(x, cache)  # [B, C, t, h, w] at the end
+        norm, out = self.head
+        return causal(out, F.silu(norm(x)), cache)  # [B, 2Z, t, h, w]
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: AutoEncoderConfig):
+        super().__init__()
+        channels = config.dim * config.dim_mult[-1]
+        self.conv1 = conv(config.z_channels, channels)
+        self.middle = middle(channels)
+        self.upsamples = nn.ModuleList()
+        times = (*reversed(config.temporal_downsample), None)
+        for mult, time in zip(reversed(config.dim_mult), times, strict=True):
+            for _ in range(config.num_res_blocks + 1):
+                self.upsamples.append(ResidualBlock(channels, config.dim * mult))
+                channels = config.dim * mult
+            if time is not None:
+                self.upsamples.append(Upsample(channels, time))
+                channels = channels // 2
+        self.head = head(channels, 3)
+
+    def forward(self, z: Tensor, cache: Cache) -> Tensor:
+        x = causal(self.conv1, z, cache)  # [B, C, t, h, w]
+        for layer in (*self.middle, *self.upsamples):
+            x = layer(x, cache)  # [B, C, T, H, W] at the end
+        norm, out = self.head
+        return causal(out, F.silu(norm(x)), cache)  # [B, 3, T, H, W]
+
+
+class AutoEncoder(nn.Module):
+    """Clips [B, 3, T, H, W] in -1..1 to normalised latents [B, Z, t, h, w] and back, any float.
+
+    T = 1 + 4k, t = 1 + k. Both ways take one latent frame at a time, and the methods in `_chunks`
+    work from iterator to iterator: where gradients are off they hold as much for any length.
+    """
+
+    def __init__(self, config: AutoEncoderConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.conv1 = nn.Conv3d(2 * config.z_channels, 2 * config.z_channels, 1)
+        self.conv2 = nn.Conv3d(config.z_channels, config.z_channels, 1)
+        self.decoder = Decoder(config)
+
+    @property
+    def stride(self) -> int:
+        """Pixels along a side for one latent position."""
+        return 2 ** len(self.config.temporal_downsample)
+
+    @property
+    def time_stride(self) -> int:
+        """Frames for one latent frame, but one for the first."""
+        return 2 ** sum(self.config.temporal_downsample)
+
+    def check(self, frames: int, height: int, width: int) -> None:
+        """ValueError unless frames are 1 + 4k and the sides multiples of `stride`."""
+        if frames < 1 or (frames - 1) % self.time_stride:
+            raise ValueError(
+                f"clip of {frames} frames: the autoencoder needs 1 + {self.time_stride}k of them, "
+                f"k = 0, 1, 2 ...; cut it or repeat its last frame"
+            )
+        if height % self.stride or width % self.stride:
+            raise ValueError(
+                f"frames of {height} x {width} pixels (height x width): the autoencoder needs "
+                f"sides that are multiples of {self.stride}; pad or crop them"
+            )
+
+    def statistics(self, z: Tensor) -> Tensor:
+        """Means and deviations of the latent channels [2, Z, 1, 1, 1], float32 at least."""
+        exact = torch.promote_types(z.dtype, torch.float32)
+        table = torch.tensor((self.config.mean, self.config.std), dtype=exact, device=z.device)
+        return table[..., None, None, None]
+
+    def moment_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Mean and log variance, not normalised, [B, 2Z, 1, h, w]; else as `encode_chunks`."""
+        cache, frames = {}, 0
+        for x in in_groups(chunks, self.time_stride):
+            frames += x.shape[2]
+            self.check(frames, *x.shape[3:])
+            yield self.conv1(self.encoder(x, cache))  # [B, 2Z, 1, h, w]
+        self.check(frames, 0, 0)
+
+    def encode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Normalised means [B, Z, 1, h, w], each as soon as its frames are there.
+
+        chunks [B, 3, any, H, W] of one clip. ValueError as in `encode`, but for the number of
+        frames only when the chunks have ended.
+        """
+        for moments in self.moment_chunks(chunks):
+            z = moments.chunk(2, 1)[0]  # [B, Z, 1, h, w]
+            mean, std = self.statistics(z)
+            yield ((z - mean) / std).to(z.dtype)
+
+    def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Pixels [B, 3, 1, H, W], then [B, 3, 4, H, W] each, from latents [B, Z, any, h, w]."""
+        cache = {}
+        for z in in_groups(chunks, 1):
+            mean, std = self.statistics(z)
+            yield self.decoder(self.conv2((z * std + mean).to(z.dtype)), cache)
+
+    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log variance (clamped to -30..20), not normalised, as in `encode`."""
+        self.check(*pixels.shape[2:])
+        mean, logvar = torch.cat(list(self.moment_chunks([pixels])), 2).chunk(2, 1)
+        return mean, logvar.clamp(-30, 20)  # [B, Z, t, h, w] each
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Normalised latent [B, Z, t, h, w], the posterior's mean, of a clip [B, 3, T, H, W].
+
+        ValueError if T is not 1 + 4k or a side no multiple of `stride`.
+        """
+        self.check(*pixels.shape[2:])
+        return torch.cat(list(self.encode_chunks([pixels])), 2)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Pixels [B, 3, T, H, W], about -1..1 but not clamped, of a latent [B, Z, t, h, w]."""
+        return torch.cat(list(self.decode_chunks([z])), 2)
