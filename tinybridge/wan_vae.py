@@ -278,5 +278,10 @@ class AutoEncoder(nn.Module):
         return torch.cat(list(self.encode_chunks([pixels])), 2)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Pixels [B, 3, T, H, W], about -1..1 but not clamped, of a latent [B, Z, t, h, w]."""
+        """Pixels [B, 3, T, H, W], about -1..1 but not clamped, of a latent [B, Z, t, h, w].
+
+        ValueError if t is 0.
+        """
+        if not z.shape[2]:
+            raise ValueError("latent of 0 frames: nothing to decode")
         return torch.cat(list(self.decode_chunks([z])), 2)
