@@ -15,7 +15,7 @@ from wan_vae_oracles import (
     relative,
 )
 
-from tinybridge.causal import half_frames, in_groups, twice_frames
+from tinybridge.causal import double, halve, in_groups
 
 CHUNKINGS = ((17,), (1, 4, 4, 4, 4), (1,) * 17, (5, 4, 8), (2, 3, 1, 7, 4), (9, 0, 8))
 
@@ -136,16 +136,24 @@ def test_no_map_grows_with_the_clip_and_a_stream_reads_no_frame_ahead():
     assert peaks[0] == peaks[1] > 0
 
 
-def test_a_cache_holds_two_frames_of_each_convolution_and_no_more():
-    model, sizes = autoencoder(SMALL), []
-    for half, x in ((model.encoder, clip(model, 29)), (model.decoder, random(1, 6, 8, 3, 5))):
-        cache = {}
-        for part in in_groups([x], 4 if half is model.encoder else 1):
-            half(part, cache)
-            sizes.append(sum(kept.untyped_storage().nbytes() for kept in cache.values()))
-        assert {kept.shape[2] for kept in cache.values()} <= {1, 2}
+def held(cache) -> list[torch.Tensor]:
+    """All that a cache holds, those of stages and tiles included."""
+    return [x for kept in cache.values() for x in (held(kept) if type(kept) is dict else [kept])]
+
+
+@pytest.mark.parametrize("tile", (None, 8))
+def test_a_cache_holds_two_frames_of_each_convolution_and_no_more(tile):
+    model = autoencoder(SMALL)
+    for half, x, size in (
+        (model.encoder, clip(model, 29), 4),
+        (model.decoder, random(1, 6, 8, 3, 5), 1),
+    ):
+        cache, sizes = {}, []
+        for part in in_groups([x], size):
+            half(part, cache, tile)
+            sizes.append(sum(kept.untyped_storage().nbytes() for kept in held(cache)))
+        assert {kept.shape[2] for kept in held(cache)} == ({1, 2} if size == 4 else {2})
         assert len(set(sizes[1:])) == 1
-        sizes.clear()
 
 
 # ---- layers that change the number of frames ---
@@ -156,15 +164,15 @@ def test_doubled_frames_take_channel_c_first_and_the_clips_first_frame_is_no_his
     layer.weight.zero_()
     layer.bias.copy_(torch.arange(4.0))
     x = 9 + torch.zeros(1, 2, 3, 1, 1)
-    found = twice_frames(layer, x, {})[0, :, :, 0, 0]
+    found = double(layer, x, {})[0, :, :, 0, 0]
     assert found.tolist() == [[9, 0, 2, 0, 2], [9, 1, 3, 1, 3]]
     layer.weight[:, :, 1] = 1  # the frame before
     layer.bias.zero_()
-    assert twice_frames(layer, x, {})[0, 0, :, 0, 0].tolist() == [9, 0, 0, 18, 18]
+    assert double(layer, x, {})[0, 0, :, 0, 0].tolist() == [9, 0, 0, 18, 18]
 
 
 def test_halved_frames_keep_the_first_and_use_it_as_history():
     layer = torch.nn.Conv3d(1, 1, (3, 1, 1), stride=(2, 1, 1), bias=False).requires_grad_(False)
     layer.weight.copy_(torch.tensor((1.0, 10.0, 100.0)).view(1, 1, 3, 1, 1))
     x = torch.arange(1.0, 6.0).view(1, 1, 5, 1, 1)
-    assert half_frames(layer, x, {}).flatten().tolist() == [1, 321, 543]
+    assert halve(layer, x, {}).flatten().tolist() == [1, 321, 543]

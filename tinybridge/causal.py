@@ -10,12 +10,14 @@ The first frame is a picture of its own: layers that change the number of frames
 Letters: B batch, C channels, T frames of a chunk, H W sides.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 
-Cache = dict[nn.Module, Tensor]  # by layer: the last frames [B, C, 1 or 2, H, W] that it was given
+# By layer: the last frames [B, C, 1 or 2, H, W] that it was given; by number: caches of parts.
+Cache = dict[nn.Module | int, "Tensor | Cache"]
 
 
 def blank(x: Tensor) -> Tensor:
@@ -31,7 +33,7 @@ def causal(layer: nn.Conv3d, x: Tensor, cache: Cache) -> Tensor:
     return layer(x)  # [B, C', T, H, W]
 
 
-def half_frames(layer: nn.Conv3d, x: Tensor, cache: Cache) -> Tensor:
+def halve(layer: nn.Conv3d, x: Tensor, cache: Cache) -> Tensor:
     """The first frame as it is, then a convolution of stride 2 and 3 frames length over all.
 
     x [B, C, T, H, W] -> [B, C, (T+1)/2, H, W] for a clip's first chunk (T odd), [B, C, T/2, H, W]
@@ -46,7 +48,7 @@ def half_frames(layer: nn.Conv3d, x: Tensor, cache: Cache) -> Tensor:
     return torch.cat((x[:, :, :1], layer(x)), 2)  # [B, C, (T+1)/2, H, W]
 
 
-def twice_frames(layer: nn.Conv3d, x: Tensor, cache: Cache) -> Tensor:
+def double(layer: nn.Conv3d, x: Tensor, cache: Cache) -> Tensor:
     """The first frame as it is; each later one becomes two, by a causal convolution C -> 2C.
 
     The first frame does not enter that convolution's history either: the second finds zeros there.
@@ -79,3 +81,12 @@ def in_groups(chunks: Iterable[Tensor], size: int) -> Iterator[Tensor]:
         held = held.clone() if held.shape[2] else None  # a view would keep the chunk alive
     if held is not None:
         yield held
+
+
+def in_turn(stage: Callable[[Tensor, Cache], Tensor], cache: Cache) -> Callable[..., Tensor]:
+    """stage as tiles.py calls it, for the tiles of one chunk: each has a cache of its own.
+
+    A tile is known by its turn, so `stage` must have no GroupNorm, which would repeat the turns.
+    """
+    turn = count()
+    return lambda x, norm: stage(x, cache.setdefault(next(turn), {}))

@@ -67,12 +67,12 @@ def _spans(cells: int, tile: int, margin: int) -> list[tuple[int, int, int, int]
 def in_tiles(stage: Stage, x: Tensor, cell: int, tile: int | None, margin: int) -> Tensor:
     """stage(x, own), in tiles of `tile` cells a side where the picture has more; None: never.
 
-    x [B, C, H, W]; cell: input positions along a cell (2 if the stage halves the sides, 1 if it
+    x [..., H, W]; cell: input positions along a cell (2 if the stage halves the sides, 1 if it
     doubles them), a divisor of H and W; margin: cells that its convolutions reach. `stage` sends
     each of its GroupNorms through its second argument, once. If gradients are off, only input,
     output and the maps of one tile are held.
     """
-    rows, columns = x.shape[2] // cell, x.shape[3] // cell
+    rows, columns = x.shape[-2] // cell, x.shape[-1] // cell
     if tile is None or max(rows, columns) <= tile:
         return stage(x, own)
     if tile < 1:
@@ -85,14 +85,14 @@ def in_tiles(stage: Stage, x: Tensor, cell: int, tile: int | None, margin: int) 
             (top, bottom, above, below), (left, right, before, after) = row, column
             window = x[..., cell * above : cell * below, cell * before : cell * after]
             y, layer = _run(stage, window, known)
-            n = y.shape[3] // (after - before)  # positions of y along a cell
+            n = y.shape[-1] // (after - before)  # positions of y along a cell
             y = y[..., n * (top - above) : n * (bottom - above), :]
             y = y[..., n * (left - before) : n * (right - before)]  # without its margin
             if layer is not None:
                 sums = sums + _sums(y, layer.num_groups)
                 continue
             if out is None:
-                out = y.new_empty(*y.shape[:2], n * rows, n * columns)
+                out = y.new_empty(*y.shape[:-2], n * rows, n * columns)
             out[..., n * top : n * bottom, n * left : n * right] = y
         if layer is not None:
             mean, square = sums[1:] / sums[0]  # [B, G] each

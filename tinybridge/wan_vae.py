@@ -13,12 +13,14 @@ H W sides of a frame or of that map, t h w frames and sides of the latent.
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinybridge.causal import Cache, causal, framewise, half_frames, in_groups, twice_frames
+from tinybridge.causal import Cache, causal, double, framewise, halve, in_groups, in_turn
+from tinybridge.tiles import in_tiles
 
 MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508)
 MEAN += (0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)
@@ -108,13 +110,11 @@ class Downsample(nn.Module):
         super().__init__()
         pad = nn.ZeroPad2d((0, 1, 0, 1))  # at the right and the bottom only
         self.resample = nn.Sequential(pad, nn.Conv2d(channels, channels, 3, stride=2))
-        if time:
-            self.time_conv = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1))
-        self.time = time
+        self.time_conv = nn.Conv3d(channels, channels, (3, 1, 1), (2, 1, 1)) if time else None
 
     def forward(self, x: Tensor, cache: Cache) -> Tensor:
         x = framewise(self.resample, x)  # [B, C, T, H/2, W/2]
-        return half_frames(self.time_conv, x, cache) if self.time else x  # [B, C, T/2, H/2, W/2]
+        return halve(self.time_conv, x, cache) if self.time_conv else x  # [B, C, T/2, H/2, W/2]
 
 
 class Upsample(nn.Module):
@@ -124,14 +124,22 @@ class Upsample(nn.Module):
         super().__init__()
         nearest = nn.Upsample(scale_factor=2)
         self.resample = nn.Sequential(nearest, nn.Conv2d(channels, channels // 2, 3, padding=1))
-        if time:
-            self.time_conv = nn.Conv3d(channels, 2 * channels, (3, 1, 1))
-        self.time = time
+        self.time_conv = nn.Conv3d(channels, 2 * channels, (3, 1, 1)) if time else None
 
     def forward(self, x: Tensor, cache: Cache) -> Tensor:
-        if self.time:
-            x = twice_frames(self.time_conv, x, cache)  # [B, C, 2T, H, W]
+        x = double(self.time_conv, x, cache) if self.time_conv else x  # [B, C, 2T, H, W]
         return framewise(self.resample, x)  # [B, C/2, 2T, 2H, 2W]
+
+
+def levels(channels: int, widths: list, count: int, resample: type, times: tuple) -> nn.ModuleList:
+    """For each width `count` residual blocks, between two widths a resampling; one flat list."""
+    layers = nn.ModuleList()
+    for width, time in zip(widths, (*times, None), strict=True):
+        layers.extend(ResidualBlock(c, width) for c in (channels, *[width] * (count - 1)))
+        if time is not None:
+            layers.append(resample(width, time))
+            channels = layers[-1].resample[1].out_channels
+    return layers
 
 
 def middle(channels: int) -> nn.ModuleList:
@@ -147,22 +155,28 @@ def head(channels: int, out: int) -> nn.Sequential:
 class Encoder(nn.Module):
     def __init__(self, config: AutoEncoderConfig):
         super().__init__()
+        # Layers of a level with its resampling; as many cells do their convolutions reach in space.
+        self.step = config.num_res_blocks + 1
+        self.last = len(config.temporal_downsample)
+        widths, times = [config.dim * m for m in config.dim_mult], config.temporal_downsample
         self.conv1 = conv(3, config.dim)
-        self.downsamples = nn.ModuleList()
-        channels = config.dim
-        for mult, time in zip(config.dim_mult, (*config.temporal_downsample, None), strict=True):
-            for _ in range(config.num_res_blocks):
-                self.downsamples.append(ResidualBlock(channels, config.dim * mult))
-                channels = config.dim * mult
-            if time is not None:
-                self.downsamples.append(Downsample(channels, time))
-        self.middle = middle(channels)
-        self.head = head(channels, 2 * config.z_channels)
+        self.downsamples = levels(config.dim, widths, config.num_res_blocks, Downsample, times)
+        self.middle = middle(widths[-1])
+        self.head = head(widths[-1], 2 * config.z_channels)
 
-    def forward(self, x: Tensor, cache: Cache) -> Tensor:
-        x = causal(self.conv1, x, cache)  # [B, C, T, H, W]
-        for layer in (*self.downsamples, *self.middle):
-            x = layer(x, cache)  # [B, C, t, h, w] at the end
+    def stage(self, i: int, x: Tensor, cache: Cache) -> Tensor:
+        x = x if i else causal(self.conv1, x, cache)  # [B, C, T, H, W]
+        for layer in self.downsamples[self.step * i : self.step * (i + 1)]:
+            x = layer(x, cache)
+        return x  # [B, C, T/2, H/2, W/2] after all stages but the last
+
+    def forward(self, x: Tensor, cache: Cache, tile: int | None = None) -> Tensor:
+        for i in range(self.last):
+            run = in_turn(partial(self.stage, i), cache.setdefault(i, {}))
+            x = in_tiles(run, x, 2, tile and tile >> (i + 1), self.step)
+        x = self.stage(self.last, x, cache)
+        for layer in self.middle:
+            x = layer(x, cache)  # [B, C, t, h, w]
         norm, out = self.head
         return causal(out, F.silu(norm(x)), cache)  # [B, 2Z, t, h, w]
 
@@ -170,26 +184,31 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, config: AutoEncoderConfig):
         super().__init__()
-        channels = config.dim * config.dim_mult[-1]
-        self.conv1 = conv(config.z_channels, channels)
-        self.middle = middle(channels)
-        self.upsamples = nn.ModuleList()
-        times = (*reversed(config.temporal_downsample), None)
-        for mult, time in zip(reversed(config.dim_mult), times, strict=True):
-            for _ in range(config.num_res_blocks + 1):
-                self.upsamples.append(ResidualBlock(channels, config.dim * mult))
-                channels = config.dim * mult
-            if time is not None:
-                self.upsamples.append(Upsample(channels, time))
-                channels = channels // 2
-        self.head = head(channels, 3)
+        self.step = config.num_res_blocks + 2  # as in the encoder, with one block more
+        self.last = len(config.temporal_downsample)
+        widths = [config.dim * m for m in config.dim_mult[::-1]]
+        times, count = config.temporal_downsample[::-1], config.num_res_blocks + 1
+        self.conv1 = conv(config.z_channels, widths[0])
+        self.middle = middle(widths[0])
+        self.upsamples = levels(widths[0], widths, count, Upsample, times)
+        self.head = head(widths[-1], 3)
 
-    def forward(self, z: Tensor, cache: Cache) -> Tensor:
-        x = causal(self.conv1, z, cache)  # [B, C, t, h, w]
-        for layer in (*self.middle, *self.upsamples):
-            x = layer(x, cache)  # [B, C, T, H, W] at the end
+    def stage(self, i: int, x: Tensor, cache: Cache) -> Tensor:
+        # A stage begins with the upsampling that ends the level before: it computes at one size.
+        for layer in self.upsamples[max(self.step * i - 1, 0) : self.step * (i + 1) - 1]:
+            x = layer(x, cache)  # [B, C, 2T, 2H, 2W] in all stages but the first
         norm, out = self.head
-        return causal(out, F.silu(norm(x)), cache)  # [B, 3, T, H, W]
+        return x if i < self.last else causal(out, F.silu(norm(x)), cache)
+
+    def forward(self, z: Tensor, cache: Cache, tile: int | None = None) -> Tensor:
+        x = causal(self.conv1, z, cache)  # [B, C, t, h, w]
+        for layer in self.middle:
+            x = layer(x, cache)
+        x = self.stage(0, x, cache)
+        for i in range(1, self.last + 1):
+            run = in_turn(partial(self.stage, i), cache.setdefault(i, {}))
+            x = in_tiles(run, x, 1, tile and tile >> (self.last - i + 1), self.step)
+        return x  # [B, 3, T, H, W]
 
 
 class AutoEncoder(nn.Module):
@@ -197,6 +216,7 @@ class AutoEncoder(nn.Module):
 
     T = 1 + 4k, t = 1 + k. Both ways take one latent frame at a time, and the methods in `_chunks`
     work from iterator to iterator: where gradients are off they hold as much for any length.
+    tile: frames with a side above this many pixels go in tiles of about that side, see tiles.py.
     """
 
     def __init__(self, config: AutoEncoderConfig):
@@ -220,15 +240,11 @@ class AutoEncoder(nn.Module):
     def check(self, frames: int, height: int, width: int) -> None:
         """ValueError unless frames are 1 + 4k and the sides multiples of `stride`."""
         if frames < 1 or (frames - 1) % self.time_stride:
-            raise ValueError(
-                f"clip of {frames} frames: the autoencoder needs 1 + {self.time_stride}k of them, "
-                f"k = 0, 1, 2 ...; cut it or repeat its last frame"
-            )
+            needs = f"1 + {self.time_stride}k; cut it or repeat its last frame"
+            raise ValueError(f"clip of {frames} frames: the autoencoder needs {needs}")
         if height % self.stride or width % self.stride:
-            raise ValueError(
-                f"frames of {height} x {width} pixels (height x width): the autoencoder needs "
-                f"sides that are multiples of {self.stride}; pad or crop them"
-            )
+            needs = f"(height x width): both must be multiples of {self.stride}; pad or crop them"
+            raise ValueError(f"frames of {height} x {width} pixels {needs}")
 
     def statistics(self, z: Tensor) -> Tensor:
         """Means and deviations of the latent channels [2, Z, 1, 1, 1], float32 at least."""
@@ -236,52 +252,49 @@ class AutoEncoder(nn.Module):
         table = torch.tensor((self.config.mean, self.config.std), dtype=exact, device=z.device)
         return table[..., None, None, None]
 
-    def moment_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def moment_chunks(self, chunks: Iterable[Tensor], tile: int | None = None) -> Iterator[Tensor]:
         """Mean and log variance, not normalised, [B, 2Z, 1, h, w]; else as `encode_chunks`."""
         cache, frames = {}, 0
         for x in in_groups(chunks, self.time_stride):
             frames += x.shape[2]
             self.check(frames, *x.shape[3:])
-            yield self.conv1(self.encoder(x, cache))  # [B, 2Z, 1, h, w]
+            yield self.conv1(self.encoder(x, cache, tile))  # [B, 2Z, 1, h, w]
         self.check(frames, 0, 0)
 
-    def encode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def encode_chunks(self, chunks: Iterable[Tensor], tile: int | None = None) -> Iterator[Tensor]:
         """Normalised means [B, Z, 1, h, w], each as soon as its frames are there.
 
         chunks [B, 3, any, H, W] of one clip. ValueError as in `encode`, but for the number of
         frames only when the chunks have ended.
         """
-        for moments in self.moment_chunks(chunks):
+        for moments in self.moment_chunks(chunks, tile):
             z = moments.chunk(2, 1)[0]  # [B, Z, 1, h, w]
             mean, std = self.statistics(z)
             yield ((z - mean) / std).to(z.dtype)
 
-    def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def decode_chunks(self, chunks: Iterable[Tensor], tile: int | None = None) -> Iterator[Tensor]:
         """Pixels [B, 3, 1, H, W], then [B, 3, 4, H, W] each, from latents [B, Z, any, h, w]."""
         cache = {}
         for z in in_groups(chunks, 1):
             mean, std = self.statistics(z)
-            yield self.decoder(self.conv2((z * std + mean).to(z.dtype)), cache)
+            yield self.decoder(self.conv2((z * std + mean).to(z.dtype)), cache, tile)
 
-    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, pixels: Tensor, tile: int | None = None) -> tuple[Tensor, Tensor]:
         """Posterior mean and log variance (clamped to -30..20), not normalised, as in `encode`."""
         self.check(*pixels.shape[2:])
-        mean, logvar = torch.cat(list(self.moment_chunks([pixels])), 2).chunk(2, 1)
+        mean, logvar = torch.cat(list(self.moment_chunks([pixels], tile)), 2).chunk(2, 1)
         return mean, logvar.clamp(-30, 20)  # [B, Z, t, h, w] each
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor, tile: int | None = None) -> Tensor:
         """Normalised latent [B, Z, t, h, w], the posterior's mean, of a clip [B, 3, T, H, W].
 
         ValueError if T is not 1 + 4k or a side no multiple of `stride`.
         """
         self.check(*pixels.shape[2:])
-        return torch.cat(list(self.encode_chunks([pixels])), 2)
+        return torch.cat(list(self.encode_chunks([pixels], tile)), 2)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Pixels [B, 3, T, H, W], about -1..1 but not clamped, of a latent [B, Z, t, h, w].
-
-        ValueError if t is 0.
-        """
+    def decode(self, z: Tensor, tile: int | None = None) -> Tensor:
+        """Pixels [B, 3, T, H, W], about -1..1 but not clamped, of a latent [B, Z, t > 0, h, w]."""
         if not z.shape[2]:
             raise ValueError("latent of 0 frames: nothing to decode")
-        return torch.cat(list(self.decode_chunks([z])), 2)
+        return torch.cat(list(self.decode_chunks([z], tile)), 2)
