@@ -86,8 +86,8 @@ def run(flags: argparse.Namespace) -> int:
     bridge.times(t0, steps=flags.steps)
     work = jobs(flags)
     dtype = getattr(torch, flags.dtype, None)  # "auto": None
-    if flags.weights is None:
-        print("the bundled tiny FLUX (no --weights)")
+    model = flags.weights or "the bundled tiny FLUX (no --weights)"
+    print(f"{model}, {told['bridge']} bridge from t0 {t0} in {flags.steps} steps, {flags.device}")
     backbone = weights.load_backbone(flags.backbone, flags.weights, flags.device, dtype, flags.text)
     backbone.grid, backbone.tile = told["grid"] == "true", flags.tile
     for file, prompt in zip(flags.prompt, prompts, strict=True):

@@ -129,8 +129,8 @@ def train(backbone: Backbone, prompt: Prompt, pairs: Pairs, flags: argparse.Name
     settings = {key: getattr(flags, key) for key in SETTINGS}
     done = resume.load_state(flags.out, prompt, optimizer, settings) if flags.resume else 0
     rows, every, signals = resume.load_table(flags.out / "log.csv", done), flags.steps // 6 or 1, []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: signals.append(number))
+    stops = (signal.SIGINT, signal.SIGTERM)
+    usual = [signal.signal(number, lambda number, _: signals.append(number)) for number in stops]
 
     def check(value: float, what: str) -> None:
         if not math.isfinite(value):
@@ -175,6 +175,8 @@ def train(backbone: Backbone, prompt: Prompt, pairs: Pairs, flags: argparse.Name
             save()
     bar.close()
     save()
+    for number, handler in zip(stops, usual, strict=True):
+        signal.signal(number, handler)
     return done
 
 
@@ -197,12 +199,10 @@ def report(backbone: Backbone, prompt: Prompt, pairs: Pairs, flags: argparse.Nam
     rows, notes = [], []
     print(f"\n{len(pairs.clean):>3} held-out pictures  PSNR, dB    SSIM")
     for name, pictures in shown.items():
-        quality, likeness = psnr(pictures, pairs.clean), ssim(pictures, pairs.clean)
-        rows.append(
-            {"picture": name, "psnr": quality.mean().item(), "ssim": likeness.mean().item()}
-        )
+        quality, likeness = psnr(pictures, pairs.clean), ssim(pictures, pairs.clean).mean().item()
+        rows.append({"picture": name, "psnr": quality.mean().item(), "ssim": likeness})
         notes.append([f"{value:.1f} dB" for value in quality[:6]])
-        print(f"{name:<22} {quality.mean():8.2f} {likeness.mean():7.3f}")
+        print(f"{name:<22} {quality.mean():8.2f} {likeness:7.3f}")
     resume.save_table(flags.out / "results.csv", "picture psnr ssim", rows)
     columns = [pictures[:6] for pictures in (*shown.values(), pairs.clean)]
     notes = [[*row, ""] for row in zip(*notes, strict=True)]
@@ -244,11 +244,9 @@ def run(flags: argparse.Namespace) -> None:
     else:
         pairs = file_pairs(backbone, flags.data, flags.degradation, flags.size)
     prompt = Prompt.init(backbone.length, backbone.width, backbone.blocks, flags.seed).to(device)
-    prompt.meta = {
-        "backbone": flags.backbone, "bridge": flags.bridge, "t0": str(flags.t0),
-        "grid": str(backbone.grid).lower(), "seed": str(flags.seed), "version": __version__,
-        "degradation": flags.degradation or "",
-    }  # fmt: skip
+    told = ("backbone", "degradation", "bridge", "t0", "seed")
+    prompt.meta = {key: str(getattr(flags, key)) for key in told}
+    prompt.meta |= {"grid": str(backbone.grid).lower(), "version": __version__}
     done = train(backbone, prompt, pairs, flags)
     if RANK == 0 and done < flags.steps:
         print(f"stopped after step {done} of {flags.steps}; the same command with --resume goes on")
@@ -293,6 +291,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # outside the loop, where nothing is half-written
+        return 130
     return 0
 
 
