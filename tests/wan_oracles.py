@@ -90,7 +90,7 @@ def diffusers_twin(model: Wan):
     c, state = model.config, {}
     for key, value in model.state_dict().items():
         old, new = next(row for row in RENAME if row[0] in key)
-        state[key.replace(old, new)] = value
+        state[key.replace(old, new)] = value.clone()
     twin = WanTransformer3DModel(
         num_attention_heads=c.num_heads,
         attention_head_dim=c.hidden_size // c.num_heads,
@@ -102,7 +102,7 @@ def diffusers_twin(model: Wan):
         num_layers=c.depth,
         eps=c.eps,
     ).requires_grad_(False)
-    twin.load_state_dict(state, assign=True)  # with the dtype of every weight
+    twin.load_state_dict(state, assign=True)  # every weight keeps its dtype
     return twin
 
 

@@ -94,19 +94,10 @@ def attend(q: Tensor, memory: tuple[Tensor, Tensor], bias: Tensor | None = None)
     return out.transpose(1, 2).flatten(2)  # [B, N, D]
 
 
-def fold(context: Tensor) -> tuple[int, list[float]]:
-    """How many rows of context [1, L, Dc] tell all, and the biases of their logits.
-
-    The n equal rows that pad a text weigh in a softmax like one with + log n. That one is kept
-    twice: bfloat16 would round log 225 so that 1 % of the weight is lost, so the first bias is a
-    multiple of 1/8, which is exact, and the second, small one carries the rest.
-    """
+def padding(context: Tensor) -> int:
+    """How many rows at the end of context [1, L, Dc] are equal to the last one: 1 .. L."""
     alike = (context[0] == context[0, -1]).all(1)  # [L]
-    L, n = len(alike), int(alike.flip(0).cumprod(0).sum())
-    if n < 3:
-        return L, [0.0] * L
-    low = math.floor(8 * math.log(n)) / 8
-    return L - n + 2, [0.0] * (L - n) + [low, math.log(n - math.exp(low))]
+    return int(alike.flip(0).cumprod(0).sum())
 
 
 def unpack(tokens: Tensor, T: int, H: int, W: int) -> Tensor:
@@ -271,15 +262,19 @@ class Wan(nn.Module):
         """All that neither video nor step changes, for K prompts at once.
 
         Pass the result to `forward` with a sample-major batch: sample 0 with each of the K prompts,
-        then sample 1, ... prompts may be empty: the text alone. context [1, L, Dc]: its padding
-        becomes one key. times [T] are the values that `forward` will be told; with them the
-        modulation is tabulated too. ValueError: a prompt of another model, several contexts.
+        then sample 1, ... prompts may be empty: the text alone. context [1, L, Dc]: the n equal
+        rows that pad it become one key with + log n, which weighs the same in a softmax. times
+        [T] are the values that `forward` will be told; with them the modulation is tabulated too.
+        ValueError: a prompt of another model or another number of rows, several contexts.
         """
         if len(context) != 1:
             raise ValueError(f"{len(context)} contexts: prepare one, all samples share it")
         text = self.text_embedding(context.to(self.patch_embedding.weight.dtype))  # [1, L, D]
-        rows, bias = fold(context)
-        terms, bias = [], torch.tensor(bias, dtype=text.dtype, device=text.device)  # [L']
+        n, terms = padding(context), []
+        rows, bias = text.shape[1] - n + 1, None
+        if n > 1:
+            bias = text.new_zeros(rows)  # [L']
+            bias[-1] = math.log(n)
         for i in range(len(self.blocks)):
             term = self.term(i, text, prompts)
             folded = tuple(part[:, :rows].contiguous() for part in term.text)  # [1, L', h, d]
