@@ -1,8 +1,8 @@
 """Names of WAN 2.1's published tensors: ours (the vendor's), diffusers', the rule. See keys.py.
 
 A pure renaming: no tensor is split, joined or reordered. Two names mislead: the affine norm in
-front of the cross-attention is the vendor's third and diffusers' second, and diffusers gives the head's
-modulation the name that the blocks' have, without a prefix.
+front of the cross-attention is the third here and the second there, and what is head.modulation
+here has there the name of the blocks' modulations, without a prefix.
 """
 
 WAN = (  # vendor (Wan-Video/Wan2.1) <- diffusers WanTransformer3DModel
