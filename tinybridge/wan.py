@@ -4,7 +4,8 @@ Module names are those of the vendor's diffusion_pytorch_model.safetensors: that
 model's state_dict. Formulas: DiT (Peebles & Xie 2023) with cross-attention, vendor wan/modules.
 
 Letters: B batch, C T H W latent, N = T (H/2)(W/2) video tokens, L text rows, D width, h heads,
-d = D / h, n blocks, K prompts, P a prompt's residual [L, D], E the text as the blocks read it.
+d = D / h, n blocks, K prompts, P a prompt's residual [L, D], E the text as the blocks read it,
+S told times.
 """
 
 import math
@@ -60,8 +61,8 @@ class Terms:
     """What `Wan.prepare` computes once per restoration; stands where a raw prompt may stand."""
 
     blocks: list[Term]  # n
-    times: Tensor | None  # [T]
-    modulation: Tensor | None  # [T, 7, D]
+    times: Tensor | None  # [S]
+    modulation: Tensor | None  # [S, 7, D]
 
     @property
     def count(self) -> int:
@@ -70,7 +71,7 @@ class Terms:
 
     def at(self, t: Tensor) -> Tensor:
         """Rows of the modulation table for t [B]: [B, 7, D]."""
-        hit = t.float()[:, None] == self.times.float()  # [B, T]
+        hit = t.float()[:, None] == self.times.float()  # [B, S]
         if not hit.any(1).all():
             raise ValueError(f"time {t.tolist()} is not among the {len(self.times)} prepared times")
         return self.modulation[hit.int().argmax(1)]
@@ -120,9 +121,9 @@ class Attention(nn.Module):
         return self.norm_q(self.q(x)).unflatten(2, (self.heads, -1))  # [B, N, h, d]
 
     def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values."""
-        k, v = self.norm_k(self.k(x)), self.v(x)  # [B, S, D]
-        return k.unflatten(2, (self.heads, -1)), v.unflatten(2, (self.heads, -1))  # [B, S, h, d]
+        """Keys and values of L rows, of text or of video."""
+        k, v = self.norm_k(self.k(x)), self.v(x)  # [B, L, D]
+        return k.unflatten(2, (self.heads, -1)), v.unflatten(2, (self.heads, -1))  # [B, L, h, d]
 
 
 class Block(nn.Module):
@@ -216,7 +217,8 @@ class Wan(nn.Module):
         mod = prompt.at(t) if ready and prompt.times is not None else self.modulation(t)
         text = None if ready else self.text_embedding(context.to(dtype))  # [B or 1, L, D]
 
-        seq = self.patch_embedding(x.to(dtype)).flatten(2).mT.to(mod.dtype)  # [B, N, D]
+        seq = self.patch_embedding(x.to(dtype)).flatten(2).mT  # [B, N, D]
+        seq = seq.to(mod.dtype).contiguous()  # or all that is added to it stays transposed too
         for i in range(self.config.depth):
             seq = self.run(i, prompt, text, seq, mod[:, :6], rope)  # [B, N, D]
         return unpack(self.head(seq, mod[:, 6:]), T, H, W).to(mod.dtype)  # [B, C, T, H, W]
@@ -264,7 +266,7 @@ class Wan(nn.Module):
         Pass the result to `forward` with a sample-major batch: sample 0 with each of the K prompts,
         then sample 1, ... prompts may be empty: the text alone. context [1, L, Dc]: the n equal
         rows that pad it become one key with + log n, which weighs the same in a softmax. times
-        [T] are the values that `forward` will be told; with them the modulation is tabulated too.
+        [S] are the values that `forward` will be told; with them the modulation is tabulated too.
         ValueError: a prompt of another model or another number of rows, several contexts.
         """
         if len(context) != 1:
