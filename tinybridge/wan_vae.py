@@ -30,6 +30,8 @@ STD += (3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
 
 @dataclass(frozen=True)
 class AutoEncoderConfig:
+    """Sizes, named as in the vendor's code, and the latents' statistics; those of WAN 2.1."""
+
     dim: int = 96  # level i has dim * dim_mult[i] channels and 1 / 2**i of the frame's sides
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 2  # in a level of the encoder; the decoder's have one more
@@ -50,10 +52,7 @@ def conv(channels: int, out: int) -> nn.Conv3d:
 
 
 class ChannelNorm(nn.Module):
-    """x / max(|x|, 1e-12) * sqrt(C) * gamma, |x| over the channels of one position: axis 1.
-
-    Reckoned in float32 at least. axes: how many follow the channels, 3 of a clip, 2 of pictures.
-    """
+    """x / max(|x|, 1e-12) * sqrt(C) * gamma, |x| over channels; `axes` follow them, 3 or 2."""
 
     def __init__(self, channels: int, axes: int = 3):
         super().__init__()
