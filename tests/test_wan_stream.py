@@ -15,7 +15,7 @@ from wan_vae_oracles import (
     relative,
 )
 
-from tinybridge.causal import double, halve, in_groups
+from tinybridge.causal import double, halve, in_groups, over_time
 
 CHUNKINGS = ((17,), (1, 4, 4, 4, 4), (1,) * 17, (5, 4, 8), (2, 3, 1, 7, 4), (9, 0, 8))
 
@@ -176,3 +176,20 @@ def test_halved_frames_keep_the_first_and_use_it_as_history():
     layer.weight.copy_(torch.tensor((1.0, 10.0, 100.0)).view(1, 1, 3, 1, 1))
     x = torch.arange(1.0, 6.0).view(1, 1, 5, 1, 1)
     assert halve(layer, x, {}).flatten().tolist() == [1, 321, 543]
+
+
+@pytest.mark.parametrize("stride", (1, 2))
+@pytest.mark.parametrize("kernel", ((3, 3, 3), (3, 1, 1)), ids=str)
+def test_the_fast_form_for_one_clip_on_a_cpu_is_the_convolution(stride, kernel):
+    pad = (0, kernel[1] // 2, kernel[2] // 2)
+    layer = torch.nn.Conv3d(5, 7, kernel, stride=(stride, 1, 1), padding=pad)
+    for frames in (3, 5, 6, 9):
+        x = random(1, 5, frames, 4, 6).requires_grad_()
+        found, expected = over_time(layer, x), layer(x)
+        assert found.shape == expected.shape and relative(found, expected) <= 1e-6
+        weights = random(*found.shape)
+        grads = [
+            torch.autograd.grad((y * weights).sum(), [x, *layer.parameters()])
+            for y in (found, expected)
+        ]
+        assert max(map(relative, *grads)) <= 1e-5

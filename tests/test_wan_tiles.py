@@ -97,7 +97,7 @@ def test_no_map_above_the_latents_resolution_is_larger_than_a_tile_with_its_marg
         for n, layer in enumerate(layers):
             level = n // step if half == "encoder" else 3 - n // step
             if level < 3 and hasattr(layer, "residual"):
-                layer.residual[1].register_forward_hook(partial(note, (half, level)))
+                layer.residual[2].register_forward_hook(partial(note, (half, level)))
     z = model.encode(smooth(model, 16, 24, 5), 32)
     model.decode(z, 32)
     assert len(widest) == 6
