@@ -87,7 +87,8 @@ def run(flags: argparse.Namespace) -> int:
     work = jobs(flags)
     dtype = getattr(torch, flags.dtype, None)  # "auto": None
     model = flags.weights or "the bundled tiny FLUX (no --weights)"
-    print(f"{model}, {told['bridge']} bridge from t0 {t0} in {flags.steps} steps, {flags.device}")
+    path = flags.bridge or told["bridge"]
+    print(f"{model}, {path} bridge from t0 {t0} in {flags.steps} steps, {flags.device}")
     backbone = weights.load_backbone(flags.backbone, flags.weights, flags.device, dtype, flags.text)
     backbone.grid, backbone.tile = told["grid"] == "true", flags.tile
     for file, prompt in zip(flags.prompt, prompts, strict=True):
@@ -110,7 +111,7 @@ def run(flags: argparse.Namespace) -> int:
                     f"{target.size[1]}x{target.size[0]}: both must have one size"
                 )
             restored = restore(
-                backbone, prompts, picture.pixels[None], told["bridge"], flags.steps, t0,
+                backbone, prompts, picture.pixels[None], path, flags.steps, t0,
                 flags.seed, progress=steps,
             )[0]  # fmt: skip
             if not restored.isfinite().all():
@@ -150,6 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", type=Path, default=Path("restored"))
     add("--steps", type=int, default=20)
     add("--t0", type=float, help="flow time where restoration starts; default: the prompt's")
+    add("--bridge", choices=tuple(bridge.BRIDGES), help="path to walk; default: the prompt's")
     add("--seed", type=int, default=42, help="of the noise, the same for every picture")
     add("--text", default="", help="what the text encoders are told; default: nothing")
     add("--tile", type=int, default=1024, help="side of the autoencoder's tiles in pixels")

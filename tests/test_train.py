@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import sample
 import train
 from tinybridge import data, scenes
 from tinybridge.metrics import psnr
@@ -132,6 +133,20 @@ def test_another_seed_is_another_run(pairs, tmp_path):
         flags = [*BASE, "--data", str(pairs), "--steps", "1", "--seed", seed]
         assert train.main([*flags, "--out", str(tmp_path / seed)]) == 0
     assert losses(tmp_path / "0") != losses(tmp_path / "1")
+
+
+@pytest.mark.parametrize("bridge", ["naive", "ddbm", "desired"])
+def test_every_bridge_is_learned_recorded_and_walked(bridge, pairs, tmp_path, capsys):
+    out = tmp_path / "run"
+    flags = [*BASE, "--data", str(pairs), "--steps", "2", "--bridge", bridge, "--out", str(out)]
+    assert train.main(flags) == 0
+    prompt = out / "prompt.safetensors"
+    assert Prompt.load(prompt).meta["bridge"] == bridge
+    show = ["--backbone", "flux", "--prompt", str(prompt), "--steps", "2", "--input"]
+    show += [str(pairs / "degraded/00.png"), "--out", str(tmp_path / "restored")]
+    for flag, told in (([], bridge), (["--bridge", "naive"], "naive")):
+        assert sample.main([*show, *flag]) == 0
+        assert f"{told} bridge from t0 0.4 in 2 steps" in capsys.readouterr().out
 
 
 def test_a_real_interrupt_ends_with_status_0(pairs, tmp_path):
