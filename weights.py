@@ -2,17 +2,15 @@
 
     python weights.py inspect PATH [--check-values]
 
-FLUX.1-dev and FLUX.1-schnell: the vendor's files (flux1-dev.safetensors, ae.safetensors, text
-encoders beside them) or the diffusers folder. Names are tables in tinybridge/keys.py, sizes in
-tinybridge/sizes.py, places in tinybridge/places.py, files and shards in tinybridge/checkpoint.py,
-accounting in tinybridge/fill.py.
+FLUX.1-dev and -schnell, WAN 2.1 T2V 1.3B and 14B: the vendor's files (flux1-dev.safetensors,
+ae.safetensors; Wan2.1_VAE.pth, ...) or the diffusers folder. Names are tables in tinybridge/keys*,
+sizes in tinybridge/sizes.py, places in tinybridge/places.py, files and shards in
+tinybridge/checkpoint.py, accounting in tinybridge/fill.py.
 """
 
 import argparse
 import json
-import math
 import sys
-from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,16 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinybridge import keys, sizes
+from tinybridge import keys, sizes, wan_vae
 from tinybridge.backbone import Backbone
 from tinybridge.cache import cached
 from tinybridge.checkpoint import Checkpoint, open_checkpoint
-from tinybridge.fill import fill
+from tinybridge.fill import fill, lookup, one_embedding, summary
 from tinybridge.flux import Flux, FluxConfig
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
-from tinybridge.places import PLACES, advice, backbone_parts, find, read_json
+from tinybridge.keys_wan import WAN
+from tinybridge.keys_wan_vae import WAN_VAE, rows
+from tinybridge.places import PLACES, PLACES_WAN, advice, backbone_parts, find, read_json
 from tinybridge.text import ClipConfig, ClipText, T5Config, T5Encoder
 from tinybridge.tokens import ClipTokens, T5Tokens
+from tinybridge.wan import FLOAT32, Wan, WanConfig
 
 TINY = Path(__file__).parent / "tinybridge" / "tiny"
 
@@ -37,8 +38,13 @@ MODELS = {  # kind: model, config, table of the other layout, what its shapes te
     "flux": (Flux, FluxConfig, keys.FLUX, sizes.flux),
     "flux_vae": (AutoEncoder, AutoEncoderConfig, keys.FLUX_VAE, sizes.flux_vae),
     "clip": (ClipText, ClipConfig, keys.CLIP, sizes.clip),
-    "t5": (T5Encoder, T5Config, keys.T5, sizes.t5),
+    "t5": (T5Encoder, T5Config, None, sizes.t5),
+    "wan": (Wan, WanConfig, WAN, sizes.wan),
+    "wan_vae": (wan_vae.AutoEncoder, wan_vae.AutoEncoderConfig, WAN_VAE, sizes.wan_vae),
+    "umt5": (T5Encoder, T5Config, keys.UMT5, sizes.umt5),
 }
+WORDS = {part: place[0] for part, place in (PLACES | PLACES_WAN).items()}
+PICKLED = ("wan_vae", "umt5", "")  # whose files may be pickles; "": not known before it is opened
 
 Where = str | Path
 Device = str | torch.device
@@ -55,41 +61,31 @@ def open_model(kind: str, path: Where) -> tuple[Checkpoint, keys.Table | None]:
     """
     path = Path(path)
     file = find(kind, path) or path
-    checkpoint = open_checkpoint(file, keys.PREFIX, keys.IGNORED[kind])
-    table = MODELS[kind][2]
+    checkpoint = open_checkpoint(file, keys.PREFIX, keys.IGNORED[kind], kind in PICKLED)
     found, looks_like = keys.identify(checkpoint.entries)
     if found != kind:
-        raise ValueError(f"{file}: expected a {PLACES[kind][0]}, found {looks_like}")
-    if checkpoint.entries.keys() >= set(keys.TWINS):
-        if not torch.equal(*(checkpoint.read(name, checkpoint.dtype()) for name in keys.TWINS)):
-            raise ValueError(f"{file}: {' and '.join(keys.TWINS)} differ, expected one embedding")
-        del checkpoint.entries[keys.TWINS[1]]
-    first = table[0][0] + "."
-    return checkpoint, None if any(n.startswith(first) for n in checkpoint.entries) else table
+        raise ValueError(f"{file}: expected a {WORDS[kind]}, found {looks_like}")
+    one_embedding(checkpoint)
+    table = MODELS[kind][2] or ()
+    own = tuple(ours for ours, theirs, _ in table if ours != theirs and "{" not in ours)
+    ours = not table or any(name.startswith(own) for name in checkpoint.entries)
+    return checkpoint, None if ours else table
 
 
 def configure(kind: str, checkpoint: Checkpoint, table: keys.Table | None) -> Any:
     """The model's config: what shapes tell, over it config.json, over it the file's metadata."""
     _, config, _, infer = MODELS[kind]
-    shapes = {name: entry.shape for name, entry in checkpoint.entries.items()}
-
-    def source(name: str) -> str:
-        return keys.plan([name], table)[name][0][0]
-
-    def shape(name: str) -> tuple[int, ...]:
-        if source(name) not in shapes:
-            raise ValueError(f"tensor {source(name)} is missing, without it the size is unknown")
-        return shapes[source(name)]
-
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     try:
-        told = infer(shape, lambda name: source(name) in shapes)
+        told = infer(*lookup(checkpoint, table))
         told |= sizes.published(kind, read_json(folder / "config.json"))
         told |= sizes.published(kind, json.loads(checkpoint.metadata.get("config", "{}")))
         known = {field.name for field in fields(config)}
+        if lost := [name for name in known if name in told and told[name] is None]:
+            raise ValueError(f"{lost[0]} is not told by its tensors: expected a config.json beside")
         return config(**{name: value for name, value in told.items() if name in known})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{checkpoint.path}: not a readable {PLACES[kind][0]}: {error}") from None
+        raise ValueError(f"{checkpoint.path}: not a readable {WORDS[kind]}: {error}") from None
 
 
 def lacking(path: Path, parts: dict[str, Path | None]) -> str:
@@ -97,23 +93,29 @@ def lacking(path: Path, parts: dict[str, Path | None]) -> str:
     missing = [part for part, place in parts.items() if place is None]
     if not missing:
         return ""
-    flux = parts["flux"]
-    dev = flux is None or configure("flux", *open_model("flux", flux)).guidance
-    return advice(path, missing, "dev" if dev else "schnell")
+    name, place = next(iter(parts.items()))
+    config = place and configure(name, *open_model(name, place))
+    if name == "wan":
+        return advice(path, missing, "14B" if config and config.hidden_size == 5120 else "1.3B")
+    return advice(path, missing, "dev" if config is None or config.guidance else "schnell")
 
 
 # ------------------------------------------------------------------------------------ load
 
 
 def load(kind: str, path: Where, config: Any, device: Device, dtype: Dtype) -> Any:
+    """What every load_ function does for its kind; the result is a MODELS[kind][0]."""
     checkpoint, table = open_model(kind, path)
+    config = config or configure(kind, checkpoint, table)
     with torch.device("meta"):
-        model = MODELS[kind][0](config or configure(kind, checkpoint, table))
+        model = MODELS[kind][0](config)
+    if kind == "wan_vae" and table:  # diffusers counts the decoder's levels, which the names hold
+        table = rows(config.num_res_blocks, len(config.dim_mult))
     if dtype is None:
         dtype = checkpoint.dtype()
-        if kind == "t5" and dtype == torch.float16:
+        if kind in ("t5", "umt5") and dtype == torch.float16:
             dtype = torch.float32  # T5's residual stream leaves the range of float16
-    fill(model, checkpoint, table, device, dtype)
+    fill(model, checkpoint, table, device, dtype, FLOAT32 if kind == "wan" else ())
     return model
 
 
@@ -151,6 +153,30 @@ def load_t5(
 ) -> T5Encoder:
     """The T5 v1.1 encoder, as `load_flux`; a float16 file becomes float32."""
     return load("t5", path, config, device, dtype)
+
+
+def load_wan(
+    path: Where, config: WanConfig | None = None, device: Device = "cpu", dtype: Dtype = None
+) -> Wan:
+    """WAN 2.1 T2V, as `load_flux`; what wan.FLOAT32 names is never narrower than float32."""
+    return load("wan", path, config, device, dtype)
+
+
+def load_wan_vae(
+    path: Where,
+    config: wan_vae.AutoEncoderConfig | None = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+) -> wan_vae.AutoEncoder:
+    """The autoencoder of WAN 2.1, as `load_flux`, the vendor's .pth too (see checkpoint.py)."""
+    return load("wan_vae", path, config, device, dtype)
+
+
+def load_umt5(
+    path: Where, config: T5Config | None = None, device: Device = "cpu", dtype: Dtype = None
+) -> T5Encoder:
+    """The UMT5 encoder of WAN 2.1, as `load_t5`, the vendor's .pth too."""
+    return load("umt5", path, config, device, dtype)
 
 
 def load_backbone(
@@ -218,30 +244,36 @@ def inspect(path: Path, check_values: bool) -> None:
 
     check_values: read the values too. ValueError or OSError at the first thing that is wrong.
     """
-    parts = {} if path.is_file() else backbone_parts(path)
+    parts = {} if path.is_file() else backbone_parts(path, backbone_name(path))
     models = {kind: place for kind, place in parts.items() if kind in MODELS and place}
     for kind, place in models.items():
         describe(place, kind, check_values)
     if path.is_file() or (not models and any(path.glob("*.safetensors*"))):
-        if describe(path, "", check_values) != "flux" or path.is_dir():
+        kind = describe(path, "", check_values)
+        if kind not in ("flux", "wan") or path.is_dir():
             return
-        parts = backbone_parts(path)
+        parts = backbone_parts(path, kind)
     print(f"{path}: {lacking(path, parts) or 'a whole backbone'}")
+
+
+def backbone_name(path: Path) -> str:
+    """Which backbone folder `path` holds: "wan" or, where nothing says so, "flux"."""
+    if place := find("wan", path):
+        kind, words = keys.identify(open_checkpoint(place, keys.PREFIX).entries)
+        # diffusers' transformer at the top: the folder is that of the part alone
+        return "wan" if kind == "wan" and (place.is_dir() or "vendor" in words) else "flux"
+    files = find("wan_vae", path), find("umt5", path)
+    return "wan" if any(file and file.is_file() for file in files) else "flux"
 
 
 def describe(path: Path, kind: str, check_values: bool) -> str:
     """Print a checkpoint's model, layout, size and dtypes; return its kind. kind "": whatever."""
-    checkpoint = open_checkpoint(path, keys.PREFIX)
+    checkpoint = open_checkpoint(path, keys.PREFIX, pickles=kind in PICKLED)
     looks_like, title = keys.identify(checkpoint.entries)
     print(f"{path}: {title}")
     if looks_like in MODELS or kind:
         print(f"  {load(kind or looks_like, path, None, 'meta', None).config}")
-    entries = checkpoint.entries.values()
-    parameters = sum(math.prod(entry.shape) for entry in entries)
-    size = sum(file.stat().st_size for file in checkpoint.handles)
-    counts = Counter([entry.dtype for entry in entries] + ["scale"] * len(checkpoint.scales))
-    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in counts.most_common())
-    print(f"  {len(entries)} tensors, {parameters:,} parameters, {size:,} bytes, {dtypes}")
+    print(f"  {summary(checkpoint)}")
     if check_values:
         checkpoint.check_values()
         print("  all values are finite")

@@ -2,9 +2,12 @@
 
 `open_checkpoint` reads headers and checks all that can be checked without the values;
 `Checkpoint.read` then maps one tensor at a time. No model is known here: names are only text.
+WAN's vendor ships two pickles (.pth): they are read where the caller expects one, as tensors only.
 """
 
 import json
+import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +45,7 @@ class Entry:
     key: str
     shape: tuple[int, ...]
     dtype: str
-    start: int
+    start: int | None  # None: in a pickle, which tells no places
 
 
 @dataclass
@@ -53,7 +56,7 @@ class Checkpoint:
     entries: dict[str, Entry]
     scales: dict[str, Entry]  # of those float8 tensors that have one
     metadata: dict[str, str]
-    handles: dict[Path, safe_open]
+    handles: dict[Path, safe_open | dict[str, Tensor]]  # a dictionary: a mapped pickle's
 
     def dtype(self) -> torch.dtype:
         """The dtype of most values; bfloat16 for float8, in which nothing is computed."""
@@ -79,9 +82,10 @@ class Checkpoint:
         """
         entry, scale = self.entries[name], self.scales.get(name)
         same = DTYPES[entry.dtype] == dtype and torch.device(device).type == "cpu" and not scale
-        if same and keep:
-            return self.handles[entry.file].get_tensor(entry.key)
-        tensor = values(entry)
+        handle = self.handles[entry.file]
+        if same and keep and entry.start is not None:
+            return handle.get_tensor(entry.key)
+        tensor = handle[entry.key] if entry.start is None else values(entry)
         if scale:
             factor = values(scale).float().flatten()  # [1] or [rows]
             tensor = tensor.float() * factor.view(-1, *[1] * (tensor.dim() - 1))
@@ -117,35 +121,44 @@ def values(*entries: Entry) -> Tensor:
     return tensor
 
 
-def starts(file: Path) -> dict[str, int]:
-    """First byte of every tensor of a file whose header is known to be sound."""
+def listed(file: Path) -> list[Entry]:
+    """The tensors of a safetensors file whose header is known to be sound."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(length))
-    return {k: 8 + length + v["data_offsets"][0] for k, v in header.items() if "data_offsets" in v}
+    return [
+        Entry(file, key, tuple(told["shape"]), told["dtype"], 8 + length + told["data_offsets"][0])
+        for key, told in header.items()
+        if "data_offsets" in told
+    ]
 
 
-def open_checkpoint(path: Path, prefix: str = "", ignored: tuple[str, ...] = ()) -> Checkpoint:
+def open_checkpoint(
+    path: Path, prefix: str = "", ignored: tuple[str, ...] = (), pickles: bool = False
+) -> Checkpoint:
     """The tensors of a safetensors file, or of a folder with one such file or shards + index.
 
     `prefix` is cut off the names that have it; then names that begin with one of `ignored` are
-    left out. OSError when there is no file, ValueError when it is not a whole safetensors
-    checkpoint; the message names the file, what was found and what to do.
+    left out. pickles: a file named .pth may be a pickle of tensors. OSError when there is no
+    file, ValueError when it is not a whole checkpoint; the message names the file, what was found
+    and what to do.
     """
     files, placed = locate(path)
-    handles = {file: open_file(file) for file in files}
+    handles: dict[Path, safe_open | dict[str, Tensor]] = {}
     entries: dict[str, Entry] = {}
     metadata: dict[str, str] = {}
-    for file, handle in handles.items():
-        names, start = set(handle.keys()), starts(file)
+    for file in files:
+        if pickles and file.suffix == ".pth":
+            handles[file], found = open_pickle(file)
+        else:
+            handles[file], found = open_file(file), listed(file)
+            metadata |= handles[file].metadata() or {}
         if placed is not None:
-            check_shard(file, names, {name for name, part in placed.items() if part == file.name})
-        for key in sorted(names):
-            name, part = key.removeprefix(prefix), handle.get_slice(key)
-            if not name.startswith(ignored or ("\0",)):
-                shape, dtype = tuple(part.get_shape()), part.get_dtype()
-                entries[name] = Entry(file, key, shape, dtype, start[key])
-        metadata |= handle.metadata() or {}
+            names = {name for name, part in placed.items() if part == file.name}
+            check_shard(file, {entry.key for entry in found}, names)
+        named = {entry.key.removeprefix(prefix): entry for entry in found}
+        kept = [name for name in named if not name.startswith(ignored or ("\0",))]
+        entries |= {name: named[name] for name in sorted(kept)}
     scales = take_scales(entries)
     return Checkpoint(path, entries, scales, metadata, handles)
 
@@ -155,7 +168,7 @@ def locate(path: Path) -> tuple[list[Path], dict[str, str] | None]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if path.is_file():
-        return [path], None
+        return read_index(path) if path.name.endswith(".json") else ([path], None)
     if indexes := sorted(path.glob("*.safetensors.index*.json"), key=lambda p: len(p.name)):
         return read_index(indexes[0])
     files = sorted(path.glob("*.safetensors"))
@@ -207,9 +220,9 @@ def open_file(file: Path) -> safe_open:
         return safe_open(file, "pt")
     except SafetensorError as error:
         with file.open("rb") as stream:
-            start = stream.read(32)
+            start = stream.read(32).lstrip()
         for magic, what in IMPOSTORS:
-            if start.lstrip().startswith(magic):
+            if start.startswith(magic):
                 raise ValueError(f"{file}: expected safetensors, found {what}") from None
         raise ValueError(
             f"{file}: not a whole safetensors file ({error}): download it again"
@@ -218,6 +231,36 @@ def open_file(file: Path) -> safe_open:
         raise OSError(
             f"{file}: cannot be mapped ({error}): add swap or set vm.overcommit_memory=1"
         ) from None
+
+
+def open_pickle(file: Path) -> tuple[dict[str, Tensor], list[Entry]]:
+    """The tensors of a .pth file, mapped; ValueError where it holds anything else.
+
+    Such a file is a program; weights_only runs nothing of it but the making of tensors.
+    """
+    with file.open("rb") as stream:
+        start = stream.read(32).lstrip()
+    if found := [what for magic, what in IMPOSTORS[2:] if start.startswith(magic)]:
+        raise ValueError(f"{file}: expected a PyTorch file, found {found[0]}")
+    try:
+        state = torch.load(file, "cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        asks = f"asks for {name[1]}" if name else "is damaged or asks for code"
+        raise ValueError(f"{file}: a pickle that {asks}: refused, nothing of it was run") from None
+    except Exception as error:  # damaged files make torch raise nearly anything, in many lines
+        told = str(error).split("\n")[0].split(". ")[0]
+        raise ValueError(f"{file}: not a whole PyTorch file ({told}): download it again") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{file}: expected a dictionary of tensors, found {type(state).__name__}")
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    entries, dense = [], (torch.strided, "cpu")  # not sparse, not without values
+    for key, tensor in state.items():
+        if not isinstance(tensor, Tensor) or (tensor.layout, tensor.device.type) != dense:
+            raise ValueError(f"{file}: expected only tensors, {key} is {type(tensor).__name__}")
+        dtype = names.get(tensor.dtype, str(tensor.dtype))
+        entries.append(Entry(file, str(key), tuple(tensor.shape), dtype, None))
+    return {str(key): tensor.detach().contiguous() for key, tensor in state.items()}, entries
 
 
 def check_shard(file: Path, found: set[str], expected: set[str]) -> None:

@@ -1,10 +1,54 @@
-"""A model's tensors from a checkpoint: every name accounted for, then filled one at a time."""
+"""A model's tensors from a checkpoint: looked up, every name accounted for, filled one by one."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from tinybridge.checkpoint import DTYPES, Checkpoint, values
-from tinybridge.keys import Table, join, joined, plan
+from tinybridge.keys import TWINS, Table, join, joined, plan
+
+
+def one_embedding(checkpoint: Checkpoint) -> None:
+    """Keep one of the two names that T5's embedding has, ours; ValueError where they differ."""
+    entries, (own, other) = checkpoint.entries, TWINS
+    if own in entries and other in entries:
+        if not torch.equal(*(checkpoint.read(name, checkpoint.dtype()) for name in TWINS)):
+            raise ValueError(f"{checkpoint.path}: {own} and {other} differ, expected one embedding")
+        del entries[other]
+    elif other in entries:
+        entries[own] = entries.pop(other)
+        if scale := checkpoint.scales.pop(other, None):
+            checkpoint.scales[own] = scale
+
+
+def lookup(
+    checkpoint: Checkpoint, table: Table | None
+) -> tuple[Callable[[str], tuple[int, ...]], Callable[[str], bool]]:
+    """`shape` and `has` of one of our tensor names in a checkpoint of either layout."""
+    entries = checkpoint.entries
+
+    def source(name: str) -> str:
+        return plan([name], table)[name][0][0]
+
+    def shape(name: str) -> tuple[int, ...]:
+        if source(name) not in entries:
+            raise ValueError(f"tensor {source(name)} is missing, without it the size is unknown")
+        return entries[source(name)].shape
+
+    return shape, lambda name: source(name) in entries
+
+
+def summary(checkpoint: Checkpoint) -> str:
+    """How much a checkpoint has of what: "2 tensors, 30 parameters, 400 bytes, 2 F32"."""
+    entries = checkpoint.entries.values()
+    parameters = sum(math.prod(entry.shape) for entry in entries)
+    size = sum(file.stat().st_size for file in checkpoint.handles)
+    counts = Counter([entry.dtype for entry in entries] + ["scale"] * len(checkpoint.scales))
+    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in counts.most_common())
+    return f"{len(entries)} tensors, {parameters:,} parameters, {size:,} bytes, {dtypes}"
 
 
 def fill(
@@ -13,29 +57,37 @@ def fill(
     table: Table | None,
     device: torch.device | str,
     dtype: torch.dtype,
+    wide: tuple[str, ...] = (),
 ) -> None:
     """Give a model built on the meta device its tensors, one at a time, frozen.
 
     Every tensor of the file is used once and every tensor of the model is filled, otherwise one
     ValueError lists the first missing, unexpected and misshapen ones, before a value is read.
-    On the device "meta" that check is all that happens.
+    On the device "meta" that check is all that happens. wide: modules and parameters by their
+    name in the tree that are float32 at least, whatever dtype is.
     """
+
+    def at(name: str) -> torch.dtype:
+        here = any(part in wide for part in name.split("."))
+        return torch.promote_types(dtype, torch.float32) if here else dtype
+
     wanted = model.state_dict()
     rows = plan(wanted, table)
     account(checkpoint, rows, {name: tuple(meta.shape) for name, meta in wanted.items()})
     model.eval().requires_grad_(False)
     if torch.device(device).type == "meta":
-        model.to(dtype)
+        state = {name: meta.to(at(name)) for name, meta in wanted.items()}
+        model.load_state_dict(state, assign=True)
         return
     state = {}
     for name, (parts, rule) in rows.items():
         found = [checkpoint.entries[part] for part in parts]
         plain = len({entry.dtype for entry in found}) == 1 and not checkpoint.scales.keys() & parts
         if rule.startswith("rows") and plain:
-            state[name] = values(*found).to(device, dtype)
+            state[name] = values(*found).to(device, at(name))
         else:
             keep = rule in ("copy", "squeeze 1x1")
-            state[name] = join([checkpoint.read(p, dtype, device, keep) for p in parts], rule)
+            state[name] = join([checkpoint.read(p, at(name), device, keep) for p in parts], rule)
     model.load_state_dict(state, assign=True)
 
 

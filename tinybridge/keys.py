@@ -128,9 +128,20 @@ FLUX_VAE: Table = (  # vendor AutoEncoder <- diffusers AutoencoderKL
     ("decoder.mid.attn_1.proj_out", "decoder.mid_block.attentions.0.to_out.0", "squeeze 1x1"),
 )
 
-T5: Table = (  # google/t5 and the FLUX folder <- files that keep the other name of the embedding
-    ("shared", "encoder.embed_tokens", "copy"),
-    ("encoder", "encoder", "copy"),
+UMT5: Table = (  # transformers UMT5EncoderModel <- vendor (models_t5_umt5-xxl-enc-bf16.pth)
+    ("shared", "token_embedding", "copy"),
+    ("encoder.block.{}.layer.0.layer_norm", "blocks.{}.norm1", "copy"),
+    (
+        "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias",
+        "blocks.{}.pos_embedding.embedding",
+        "copy",
+    ),
+    ("encoder.block.{}.layer.0.SelfAttention", "blocks.{}.attn", "copy"),
+    ("encoder.block.{}.layer.1.layer_norm", "blocks.{}.norm2", "copy"),
+    ("encoder.block.{}.layer.1.DenseReluDense.wi_0", "blocks.{}.ffn.gate.0", "copy"),
+    ("encoder.block.{}.layer.1.DenseReluDense.wi_1", "blocks.{}.ffn.fc1", "copy"),
+    ("encoder.block.{}.layer.1.DenseReluDense.wo", "blocks.{}.ffn.fc2", "copy"),
+    ("encoder.final_layer_norm", "norm", "copy"),
 )
 
 CLIP: Table = (  # openai and the FLUX folder <- files written by transformers 5
@@ -141,13 +152,17 @@ CLIP: Table = (  # openai and the FLUX folder <- files written by transformers 5
 
 PREFIX = "model.diffusion_model."  # ComfyUI files may put it before every vendor name
 
-# T5's embedding has two names; a file holds one of them, or both with the same values.
+# T5's embedding has two names; a file holds one of them, or both with the same values. The first
+# is ours.
 TWINS = ("shared.weight", "encoder.embed_tokens.weight")
 
 IGNORED = {  # what published files hold beside the part that is loaded
     "flux": (),
     "flux_vae": (),
+    "wan": (),
+    "wan_vae": (),
     "t5": ("decoder.", "lm_head."),
+    "umt5": ("decoder.", "lm_head.", "spiece_model"),  # ComfyUI's file brings the tokenizer
     "clip": (
         "vision_model.",
         "visual_projection.",
@@ -171,7 +186,7 @@ SIGNATURES = (  # the beginning of a name that gives a file's model away; the fi
     ("blocks.0.attn2.", "wan", "a WAN transformer, diffusers layout"),
     ("blocks.0.pos_embedding", "umt5", "a UMT5 encoder, vendor layout"),
     ("encoder.downsamples.0.", "wan_vae", "a WAN autoencoder, vendor layout"),
-    ("encoder.down_blocks.0.norm1.gamma", "wan_vae", "a WAN autoencoder, diffusers layout"),
+    ("encoder.down_blocks.0.conv", "wan_vae", "a WAN autoencoder, diffusers layout"),
     ("input_blocks.0.", "", "a Stable Diffusion UNet"),
     ("residual", "", "a tinybridge prompt"),
 )

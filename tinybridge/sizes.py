@@ -76,6 +76,11 @@ def t5(shape: Shape, has: Has) -> dict[str, Any]:
     }
 
 
+def umt5(shape: Shape, has: Has) -> dict[str, Any]:
+    """Fields of T5Config where every block has a bias of its own."""
+    return t5(shape, has) | {"per_layer_bias": True}
+
+
 def clip(shape: Shape, has: Has) -> dict[str, Any]:
     """Fields of ClipConfig; heads of 64, as in every published CLIP text model."""
     vocabulary, width = shape("text_model.embeddings.token_embedding.weight")
@@ -90,13 +95,64 @@ def clip(shape: Shape, has: Has) -> dict[str, Any]:
     }
 
 
+def wan(shape: Shape, has: Has) -> dict[str, Any]:
+    """Fields of WanConfig; heads of 128, as published. ValueError for another kind of WAN."""
+    width, channels = shape("patch_embedding.weight")[:2]
+    out = shape("head.head.weight")[0] // 4
+    if out != channels:
+        raise ValueError(
+            f"takes {channels} channels and gives {out}, as WAN 2.1 I2V does; expected WAN 2.1 T2V"
+        )
+    return {
+        "in_channels": channels,
+        "hidden_size": width,
+        "num_heads": None if width % 128 else width // 128,
+        "depth": count(has, "blocks.{}.self_attn.q.weight"),
+        "ffn_dim": shape("blocks.0.ffn.0.weight")[0],
+        "freq_dim": shape("time_embedding.0.weight")[1],
+        "context_dim": shape("text_embedding.0.weight")[1],
+    }
+
+
+def wan_vae(shape: Shape, has: Has) -> dict[str, Any]:
+    """Fields of its AutoEncoderConfig; the encoder counts blocks and resamplings as one list."""
+    layer = "encoder.downsamples.{}."
+    widths, blocks, times = [], 0, []  # width and number of blocks of each level
+    for n in itertools.count():
+        if has(layer.format(n) + "residual.2.weight"):
+            if len(widths) == len(times):
+                widths.append(shape(layer.format(n) + "residual.2.weight")[0])
+            blocks += not times
+        elif has(layer.format(n) + "resample.1.weight"):
+            times.append(has(layer.format(n) + "time_conv.weight"))
+        else:
+            break
+    dim = shape("encoder.conv1.weight")[0]
+    return {
+        "dim": dim,
+        "dim_mult": tuple(width // dim for width in widths),
+        "num_res_blocks": blocks,
+        "temporal_downsample": tuple(times),
+        "z_channels": shape("conv2.weight")[0],
+    }
+
+
 # ------------------------------------------------------------------------------ config.json
 
 CLASSES = {  # _class_name (diffusers) or model_type (transformers) of the models
     "flux": ("FluxTransformer2DModel",),
     "flux_vae": ("AutoencoderKL",),
     "t5": ("t5", "umt5"),
+    "umt5": ("umt5",),
     "clip": ("clip", "clip_text_model"),
+    "wan": ("WanTransformer3DModel", "WanModel"),
+    "wan_vae": ("AutoencoderKLWan",),
+}
+
+T5_FIELDS = {
+    "num_buckets": "relative_attention_num_buckets",
+    "max_distance": "relative_attention_max_distance",
+    "eps": "layer_norm_epsilon",
 }
 
 FIELDS = {  # our field <- theirs; fields that have the same name are not listed
@@ -116,15 +172,26 @@ FIELDS = {  # our field <- theirs; fields that have the same name are not listed
         "groups": "norm_num_groups",
         "scale_factor": "scaling_factor",
     },
-    "t5": {
-        "num_buckets": "relative_attention_num_buckets",
-        "max_distance": "relative_attention_max_distance",
-        "eps": "layer_norm_epsilon",
-    },
+    "t5": T5_FIELDS,
+    "umt5": T5_FIELDS,
     "clip": {
         "num_layers": "num_hidden_layers",
         "num_heads": "num_attention_heads",
         "eps": "layer_norm_eps",
+    },
+    "wan": {
+        "in_channels": "in_dim",  # the vendor's
+        "hidden_size": "dim",  # the vendor's
+        "num_heads": "num_attention_heads",
+        "depth": "num_layers",
+        "context_dim": "text_dim",
+    },
+    "wan_vae": {
+        "dim": "base_dim",
+        "temporal_downsample": "temperal_downsample",
+        "z_channels": "z_dim",
+        "mean": "latents_mean",
+        "std": "latents_std",
     },
 }
 
