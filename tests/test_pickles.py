@@ -8,6 +8,25 @@ from make_folders import error_of
 from wan_files import LOAD, PTH, same, small, vendor
 
 import weights
+from tinybridge import keys
+
+
+def test_umt5s_table_says_what_the_vendors_names_mean():
+    """Row by row from the fact sheet: q, k, v, or the gate and its factor, have equal shapes."""
+    ours, theirs = "encoder.block.5.layer.", "blocks.5."
+    meant = {f"{ours}0.SelfAttention.{x}.weight": f"{theirs}attn.{x}.weight" for x in "qkvo"}
+    bias = f"{ours}0.SelfAttention.relative_attention_bias.weight"
+    meant |= {
+        "shared.weight": "token_embedding.weight",
+        bias: f"{theirs}pos_embedding.embedding.weight",
+        f"{ours}0.layer_norm.weight": f"{theirs}norm1.weight",
+        f"{ours}1.layer_norm.weight": f"{theirs}norm2.weight",
+        f"{ours}1.DenseReluDense.wi_0.weight": f"{theirs}ffn.gate.0.weight",  # is activated
+        f"{ours}1.DenseReluDense.wi_1.weight": f"{theirs}ffn.fc1.weight",
+        f"{ours}1.DenseReluDense.wo.weight": f"{theirs}ffn.fc2.weight",
+        "encoder.final_layer_norm.weight": "norm.weight",
+    }
+    assert keys.plan(meant, keys.UMT5) == {name: ([meant[name]], "copy") for name in meant}
 
 
 @pytest.mark.parametrize("kind", PTH)

@@ -79,6 +79,7 @@ class Checkpoint:
         keep: where neither dtype nor device changes, the result is a view of the mapped file,
         which costs no copy. What is cast, moved or joined is read past the mapping, for mapped
         pages would stay in the host's memory beside the copy: peak is the model plus one tensor.
+        A pickle has only its mapping; the system drops those pages when it needs the memory.
         """
         entry, scale = self.entries[name], self.scales.get(name)
         same = DTYPES[entry.dtype] == dtype and torch.device(device).type == "cpu" and not scale

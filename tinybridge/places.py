@@ -21,7 +21,7 @@ PLACES_WAN = {  # the same of WAN 2.1: diffusers' folders, then the vendor's fil
         "diffusion_pytorch_model.safetensors",
         "wan2.1_t2v_*.safetensors",
     ),
-    "wan_vae": ("WAN autoencoder", "vae", "Wan2.1_VAE.pth", "[Ww]an*2.1_[Vv][Aa][Ee].safetensors"),
+    "wan_vae": ("WAN autoencoder", "vae", "Wan2.1_VAE.pth", "wan_2.1_vae.safetensors"),
     "umt5": (
         "UMT5 encoder",
         "text_encoder",
