@@ -34,11 +34,12 @@ def test_pth_is_mapped_from_file_or_folder_and_gives_the_same_model(tmp_path, ki
     model, state = vendor(kind)
     file = tmp_path / PTH[kind]
     first = next(iter(state))
-    state[first] = state[first].flip(-1).contiguous().flip(-1).mT.contiguous().mT  # any strides
+    state[first] = state[first].mT.contiguous().mT  # any strides
     torch.save(state, file)
     for path in (file, tmp_path):
         loaded = LOAD[kind](path, model.config)
         assert same(loaded, model.state_dict())
+        assert all(weight.is_contiguous() for weight in loaded.parameters())
         maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
         edges = [[int(e, 16) for e in m[0].split("-")] for m in maps if m[-1] == str(file)]
         names = loaded.state_dict().keys() - {first, "shared.weight"}
