@@ -245,7 +245,7 @@ def run(flags: argparse.Namespace) -> None:
         pairs = file_pairs(backbone, flags.data, flags.degradation, flags.size)
     prompt = Prompt.init(backbone.length, backbone.width, backbone.blocks, flags.seed).to(device)
     told = ("backbone", "degradation", "bridge", "t0", "seed")
-    prompt.meta = {key: str(getattr(flags, key)) for key in told}
+    prompt.meta = {key: str(vars(flags)[key]) for key in told if vars(flags)[key] is not None}
     prompt.meta |= {"grid": str(backbone.grid).lower(), "version": __version__}
     done = train(backbone, prompt, pairs, flags)
     if RANK == 0 and done < flags.steps:
