@@ -64,8 +64,14 @@ class Scene:
     caption: str
 
 
-def scene(seed: int, size: int = 64) -> Scene:
-    """Draws one square landscape; the same seed gives the same scene, at any `size` in pixels."""
+def scene(
+    seed: int, size: int = 64, pan: float = 0.0, drift: tuple[float, float] = (0.0, 0.0)
+) -> Scene:
+    """Draws one square landscape; the same seed gives the same scene, at any `size` in pixels.
+
+    pan: how far the camera has gone to the right, drift: how far balloons have gone right and
+    down, both in widths of the picture; what is near moves by more of `pan`, the sky by none.
+    """
     rng = np.random.default_rng([seed, 0])
     v, u = (np.mgrid[0:size, 0:size].astype(np.float32) + 0.5) / size  # [H, W] each
     edge = 1.0 / size  # one pixel: the width over which shapes are antialiased
@@ -75,20 +81,21 @@ def scene(seed: int, size: int = 64) -> Scene:
     land = np.array(LANDS[land_name]) * rng.uniform(0.85, 1.15) + rng.normal(0, 0.02, 3)
     haze_of_distance = picture[:, int(horizon * size), 0]
     for k, far in enumerate((0.75, 0.45)):  # ridges: the farther, the paler
-        ridge = horizon - 0.10 + 0.10 * k + _ridge(rng, u, 0.09 - 0.03 * k)
+        skyline = _ridge(rng, u + pan * (1 - far), 0.09 - 0.03 * k)
+        ridge = horizon - 0.10 + 0.10 * k + skyline
         tone = land * (0.75 + 0.1 * k) * (1 - 0.5 * far) + haze_of_distance * 0.5 * far
         slope = 1 - 0.5 * np.clip(v - ridge, 0, 0.5)
         picture = _paint(picture, (v - ridge) / edge, tone[:, None, None] * slope)
         depth = np.where(v > ridge, far, depth)
     near = np.clip((v - horizon) / (1 - horizon), 0, 1)  # 0 at the horizon, 1 at our feet
-    ground = horizon + _ridge(rng, u, 0.015)
+    ground = horizon + _ridge(rng, u + pan * 0.6, 0.015)
     tone = land[:, None, None] * (0.8 + 0.35 * near)
     picture = _paint(picture, (v - ground) / edge, tone)
     depth = np.where(v > ground, 0.4 - 0.35 * near, depth)
     if rng.random() < 0.4:  # a road to the horizon
         foot, head, width = rng.uniform(0.1, 0.9), rng.uniform(0.3, 0.7), rng.uniform(0.08, 0.16)
-        middle = head + (foot - head) * near**1.5
-        inside = np.minimum(width * near + 0.008 - np.abs(u - middle), v - ground)
+        middle, moved = head + (foot - head) * near**1.5, u + pan * (0.6 + 0.35 * near)
+        inside = np.minimum(width * near + 0.008 - np.abs(moved - middle), v - ground)
         picture = _paint(picture, inside / edge, np.array([0.55, 0.52, 0.50])[:, None, None])
 
     words, floor = [], np.sort(rng.uniform(0.12, 0.75, 3))  # far things first, near ones cover
@@ -98,10 +105,13 @@ def scene(seed: int, size: int = 64) -> Scene:
         tone = np.clip(np.array(COLOURS[name]) + rng.normal(0, 0.03, 3), 0, 1)
         at, base = rng.uniform(0.1, 0.9), horizon + (1 - horizon) * floor[k]
         scale = 0.16 + 0.22 * floor[k]
+        far = 0.4 - 0.35 * float(floor[k])
         if thing == "balloon":
-            base, scale = rng.uniform(0.12, 0.35), rng.uniform(0.10, 0.18)
-        picture, covered = _THING[thing](rng, picture, u, v, edge, at, base, scale, tone)
-        depth = np.where(covered, 0.4 - 0.35 * floor[k] if thing != "balloon" else 0.5, depth)
+            base, scale, far = rng.uniform(0.12, 0.35) + drift[1], rng.uniform(0.10, 0.18), 0.5
+            at = at + drift[0]
+        moved = u + pan * (1 - far)
+        picture, covered = _THING[thing](rng, picture, moved, v, edge, at, base, scale, tone)
+        depth = np.where(covered, far, depth)
         words.append(f"{name} {thing}")
     caption = f"{' and '.join(words)}, {land_name} land, {sky_name} sky"
     return Scene(np.clip(picture, 0, 1).astype(np.float32), depth.astype(np.float32), caption)
@@ -183,21 +193,22 @@ _THING = {"house": _house, "tree": _tree, "pine": _pine, "balloon": _balloon}
 
 
 def degrade(
-    picture: np.ndarray, depth: np.ndarray, kind: str, severity: float, seed: int
+    picture: np.ndarray, depth: np.ndarray, kind: str, severity: float, seed: int, frame: int = 0
 ) -> np.ndarray:
     """One of the five degradations of the paper, deterministic by seed.
 
-    picture [3, H, W] float32 in 0..1, depth [H, W] in 0..1, severity 0 (almost none) to 1.
+    picture [3, H, W] float32 in 0..1, depth [H, W] in 0..1, severity 0 (almost none) to 1. frame:
+    number of a frame in a clip: rain and snow have fallen on since frame 0, noise is new.
     Returns [3, H, W] float32 in 0..1. Raises ValueError for an unknown kind.
     """
     if kind not in KINDS:
         raise ValueError(f"degradation {kind!r} is not known; choose one of {', '.join(KINDS)}")
     rng = np.random.default_rng([seed, 1 + KINDS.index(kind)])
-    out = _DEGRADE[kind](rng, picture, depth, severity)
+    out = _DEGRADE[kind](rng, picture, depth, severity, frame)
     return np.clip(out, 0, 1).astype(np.float32)
 
 
-def _haze(rng, picture, depth, severity):
+def _haze(rng, picture, depth, severity, frame):
     """Koschmieder's law: what is far fades into the airlight."""
     airlight = rng.uniform(0.80, 0.95) + rng.normal(0, 0.01, (3, 1, 1))
     transmission = np.exp(-(0.3 + 1.2 * severity) * (0.25 + 0.75 * depth))
@@ -213,29 +224,32 @@ def _streaks(rng, shape, drops, length, slant):
     return np.max(smear, axis=0)
 
 
-def _rain(rng, picture, depth, severity):
+def _rain(rng, picture, depth, severity, frame):
     h, w = depth.shape
     slant, out = rng.uniform(-0.5, 0.5), picture * (1 - 0.1 * severity)
     for reach in (0.10, 0.22):  # distant short drops, close long ones
         drops = int((0.014 + 0.016 * severity) * h * w * 0.12 / reach)
         streaks = _streaks(rng, (h, w), drops, max(2, round(reach * h)), slant)
+        fallen = round(1.3 * reach * h * frame)  # a bit more than their length in every frame
+        streaks = np.roll(streaks, (fallen, round(fallen * slant)), (0, 1))
         out = out + (0.40 + 0.35 * severity) * streaks * (0.9 - out)
     return out
 
 
-def _snow(rng, picture, depth, severity):
+def _snow(rng, picture, depth, severity, frame):
     h, w = depth.shape
     n = int(30 + 60 * severity)
     v, u = np.mgrid[0:h, 0:w].astype(np.float32) / h
     cy, cx = rng.uniform(0, 1, (2, n, 1, 1)).astype(np.float32)  # [N, 1, 1]
     r = rng.uniform(0.010, 0.030, (n, 1, 1)).astype(np.float32)
+    cy, cx = (cy + 1.5 * r * frame) % 1, (cx + 0.01 * np.sin(400 * r) * frame) % 1  # near: faster
     alpha = np.clip((r - np.hypot(u - cx * w / h, v - cy)) * h + 0.5, 0, 1).max(0)  # [H, W]
     veil = 0.08 * severity
     out = picture * (1 - veil) + 0.9 * veil
     return out + (0.6 + 0.35 * severity) * alpha * (0.97 - out)
 
 
-def _blur(rng, picture, depth, severity):
+def _blur(rng, picture, depth, severity, frame):
     """Defocus (a disc) or motion (a line), applied as a product of spectra on a mirrored frame."""
     h, w = depth.shape
     radius = (0.030 + 0.045 * severity) * h
@@ -254,8 +268,9 @@ def _blur(rng, picture, depth, severity):
     return np.fft.irfft2(spectrum, s=(H, W))[:, pad : pad + h, pad : pad + w]
 
 
-def _lowlight(rng, picture, depth, severity):
+def _lowlight(rng, picture, depth, severity, frame):
     """Less light, more contrast loss in the shadows, a cold cast, and sensor noise."""
+    rng.bit_generator.advance(frame << 40)  # the sensor's noise does not repeat
     light = (0.70 - 0.36 * severity) * np.array([0.92, 0.97, 1.05])[:, None, None]
     dark = light * picture ** (1 + 0.3 * severity)
     return dark + rng.normal(0, 0.005 + 0.01 * severity, picture.shape)
