@@ -122,6 +122,37 @@ def times(t0: float = 0.4, t_min: float = 1e-4, steps: int = 20) -> Tensor:
     return torch.linspace(t0, t_min, steps, dtype=torch.float64)
 
 
+def start(bridge: Bridge, y: Tensor, noise: Tensor, t0: Tensor | float = 0.4) -> Tensor:
+    """The state at t0, where restoration starts: y [B, ...] with the noise that it takes there."""
+    _, b, c, _ = bridge.coefficients(t0, t0)
+    return b * y + c * noise
+
+
+def step(
+    bridge: Bridge,
+    x: Tensor,
+    v: Tensor,
+    y: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    t_next: Tensor | None,
+    t0: float = 0.4,
+) -> Tensor:
+    """From the state x [B, ...] at t, where the model said v, to that at t_next; None: to x0_hat.
+
+    The estimate x0_hat gives the noise that the state must hold, eps_hat; the next state is put
+    together from both with the next time's coefficients.
+    """
+    a, b, c, s = bridge.path(t, t0)
+    x0_hat = x - s * v
+    if t_next is None:
+        return x0_hat
+    # Where the state holds no noise (ddbm at t0) any draw fits it.
+    eps_hat = (x - a * x0_hat - b * y) / c if c > 0 else noise
+    a, b, c, _ = bridge.path(t_next, t0)
+    return a * x0_hat + b * y + c * eps_hat
+
+
 @torch.no_grad()
 def sample(
     bridge: Bridge,
@@ -136,25 +167,18 @@ def sample(
 ) -> Tensor:
     """Restores y [B, ...] in `steps` calls of velocity; deterministic given `noise` (as y).
 
-    At every time the estimate x0_hat gives the noise that the state must hold, eps_hat; the next
-    state is put together from both with the next time's coefficients. For `desired` this is the
-    authors' sampler, for `naive` the Euler method. progress: wraps the steps, tqdm for instance.
+    For `desired` this is the authors' sampler, for `naive` the Euler method. progress: wraps the
+    steps, tqdm for instance.
     """
     ts = times(t0, t_min, steps)
     if noise is None:
         noise = torch.randn(y.shape, generator=generator, dtype=y.dtype).to(y.device)
-    _, b, c, _ = bridge.coefficients(ts[0], t0)
-    x = b * y + c * noise
+    x = start(bridge, y, noise, ts[0])
     for k in progress(range(steps)):
-        a, b, c, s = bridge.path(ts[k], t0)
-        x0_hat = x - s * velocity(x, s.to(y).expand(len(y)))
-        if k == steps - 1:
-            break
-        # Where the state holds no noise (ddbm at t0) any draw fits it.
-        eps_hat = (x - a * x0_hat - b * y) / c if c > 0 else noise
-        a, b, c, _ = bridge.path(ts[k + 1], t0)
-        x = a * x0_hat + b * y + c * eps_hat
-    return x0_hat
+        s = bridge.path(ts[k], t0)[3]
+        v = velocity(x, s.to(y).expand(len(y)))
+        x = step(bridge, x, v, y, noise, ts[k], ts[k + 1] if k + 1 < steps else None, t0)
+    return x
 
 
 # ---- what the model is told --------------------------------------------------------------------
