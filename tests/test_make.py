@@ -1,4 +1,4 @@
-"""The recipe of the tiny FLUX, cut to a few steps, gives a folder that loads like official ones."""
+"""The recipes, cut to a few steps, give folders that load like official ones."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import weights
-from tinybridge import scenes
-from tinybridge.tiny import make, muon, pretrain
+from tinybridge import clips, scenes
+from tinybridge.tiny import make, muon, pretrain, pretrain_wan
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,6 +29,40 @@ def test_recipe_end_to_end_and_resumed(tmp_path):
     average = torch.load(tmp_path / "work/flux.pt", weights_only=True)["average"]
     weight = average["flux.img_in.weight"]
     assert torch.allclose(backbone.model.img_in.weight, weight, atol=1e-3 * weight.abs().max())
+
+
+def test_recipe_of_the_tiny_wan_end_to_end_and_resumed(tmp_path):
+    flags = ["--backbone", "wan", "--pictures", "200", "--batch-size", "2"]
+    flags += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "wan")]
+    for steps in (1, 2):  # the autoencoder too goes on after its first step, in the second run
+        subprocess.run(
+            [sys.executable, "-m", "tinybridge.tiny.make", *flags, "--steps", str(steps),
+             "--vae-steps", "2"],
+            cwd=ROOT, check=True, timeout=300, capture_output=True,
+        )  # fmt: skip
+        assert torch.load(tmp_path / "work/wan.pt", weights_only=True)["step"] == steps
+    backbone = weights.load_backbone("wan", tmp_path / "wan")
+    assert backbone.model.config == pretrain_wan.WAN
+    assert backbone.context.shape == (1, pretrain_wan.LENGTH, pretrain_wan.UMT5.d_model)
+    assert not backbone.context[:, 1:].any() and backbone.context[:, 0].any()
+    latents = torch.load(tmp_path / "work/latents-clips.pt", weights_only=True).float()
+    assert latents.shape[1:] == (16, 4, 16, 16)
+    assert (latents.std((0, 2, 3, 4)) - 1.2).abs().max() < 0.4  # measured on other clips
+    average = torch.load(tmp_path / "work/wan.pt", weights_only=True)["average"]
+    weight = average["wan.patch_embedding.weight"]
+    loaded = backbone.model.patch_embedding.weight
+    assert torch.allclose(loaded, weight, atol=1e-3 * weight.abs().max())
+
+
+def test_bundled_wan_is_what_the_recipe_describes():
+    backbone = weights.load_backbone("wan")
+    assert backbone.model.config == pretrain_wan.WAN
+    assert backbone.vae.config.dim_mult == pretrain_wan.RAW.dim_mult
+    size = sum(f.stat().st_size for f in (weights.TINY / "wan").rglob("*") if f.is_file())
+    assert size < 12e6
+    pictures = torch.from_numpy(clips.clip(1_000_000)[0]).transpose(0, 1)[None]  # [1, 3, 9, 64, 64]
+    error = (backbone.decode(backbone.encode(pictures)) - pictures).square().mean()
+    assert -10 * error.log10() > 30  # one clip; the mean over 64 stands in README
 
 
 def test_bundled_model_is_what_the_recipe_describes():

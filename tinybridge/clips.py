@@ -18,7 +18,8 @@ from tinybridge import scenes
 def clip(seed: int, size: int = 64, frames: int = 9) -> tuple[np.ndarray, np.ndarray, str]:
     """Pictures [T, 3, H, W] float32 in 0..1, depths [T, H, W] float32 in 0..1, one caption."""
     rng = np.random.default_rng([seed, 3])
-    pan, right, down = rng.uniform((-0.02, -0.01, -0.006), (0.02, 0.01, 0.006))  # in every frame
+    speed = rng.uniform((-0.02, -0.01, -0.006), (0.02, 0.01, 0.006))  # in every frame
+    pan, right, down = speed.tolist()
     shown = [scenes.scene(seed, size, pan * k, (right * k, down * k)) for k in range(frames)]
     pictures, depths = np.stack([s.picture for s in shown]), np.stack([s.depth for s in shown])
     return pictures, depths, shown[0].caption

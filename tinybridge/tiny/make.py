@@ -1,16 +1,20 @@
-"""How the bundled tiny FLUX was made: `python -m tinybridge.tiny.make` (seeded, resumable).
+"""How the bundled tiny FLUX and tiny WAN were made: seeded, and a stopped run goes on.
 
-An ordinary text-to-image rectified-flow model, trained from nothing on procedural landscapes of
-which a share is degraded, as web pictures are; half of those captions name the degradation.
-Nothing here knows of restoration, and the model code knows nothing of this file. Four stages, each
-leaving its result in --work, so that a stopped run goes on where it was:
+    python -m tinybridge.tiny.make --backbone flux
+    python -m tinybridge.tiny.make --backbone wan
 
-1. pictures and captions of `scenes`;  2. tokenizers: a sentencepiece unigram model for T5, byte
-pairs for CLIP;  3. the autoencoder (squared error + a small Kullback-Leibler term);  4. MMDiT, T5
-and CLIP together (velocity loss, timesteps logit-normal, 10 % empty captions, moving average).
+Ordinary text-to-image and text-to-video rectified-flow models, trained from nothing on procedural
+landscapes, still or moving, of which a share is degraded, as those of the web are; half of those
+captions name the degradation. Nothing here knows of restoration, and the model code knows nothing
+of this file. Four stages, each leaving its result in --work:
+
+1. pictures of `scenes`, clips of `clips`, captions;  2. tokenizers: a sentencepiece unigram model
+for T5 and UMT5, byte pairs for CLIP;  3. the autoencoder (squared error + a small Kullback-Leibler
+term);  4. the transformer and its text encoders together (velocity loss, timesteps logit-normal,
+10 % empty captions, moving average). Stages 3 and 4: pretrain.py, pretrain_wan.py.
 
 Scene seeds begin at 10,000,000: `train.py` and its evaluation use smaller ones.
-Letters as elsewhere: B batch, C channels, H W latent size, L text tokens.
+Letters as elsewhere: T frames, C channels, H W size, L text tokens.
 """
 
 import argparse
@@ -18,6 +22,7 @@ import io
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import pairwise
@@ -30,9 +35,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tinybridge import scenes
-from tinybridge.flux_vae import AutoEncoder
-from tinybridge.tiny import pretrain
+from tinybridge import clips, scenes
+from tinybridge.text import T5Config
+from tinybridge.tiny import pretrain, pretrain_wan
 from tinybridge.tokens import ClipTokens, T5Tokens
 
 FIRST_SEED = 10_000_000
@@ -41,27 +46,37 @@ FIRST_SEED = 10_000_000
 
 
 def web_picture(seed: int) -> tuple[np.ndarray, str]:
-    """One captioned picture as the web has them: four in ten degraded, half of those named."""
-    rng, s = np.random.default_rng([seed, 7]), scenes.scene(seed)
-    picture, caption = s.picture, s.caption
-    if rng.random() < 0.4:
-        kind = rng.choice(scenes.KINDS)
-        picture = scenes.degrade(picture, s.depth, kind, rng.uniform(0.1, 1), seed)
-        caption = f"{scenes.NAMES[kind]}, {caption}" if rng.random() < 0.5 else caption
-    elif rng.random() < 0.3:
-        caption = f"clear, {caption}"
+    """One captioned picture [3, H, W] uint8 as the web has them."""
+    s = scenes.scene(seed)
+    kind, severity, caption = as_found(seed, s.caption)
+    picture = scenes.degrade(s.picture, s.depth, kind, severity, seed) if kind else s.picture
     return (picture * 255).round().astype(np.uint8), caption
 
 
-def corpus(work: Path, count: int) -> tuple[Tensor, list[str]]:
-    """`count` pictures [count, 3, 64, 64] uint8 and their captions, drawn once and kept."""
-    file = work / f"corpus-{count}.npz"
+def web_clip(seed: int) -> tuple[np.ndarray, str]:
+    """One captioned clip [T, 3, H, W] uint8, likewise."""
+    pictures, depths, caption = clips.clip(seed, frames=pretrain_wan.FRAMES)
+    kind, severity, caption = as_found(seed, caption)
+    pictures = clips.degrade(pictures, depths, kind, severity, seed) if kind else pictures
+    return (pictures * 255).round().astype(np.uint8), caption
+
+
+def as_found(seed: int, caption: str) -> tuple[str | None, float, str]:
+    """Degradation, severity, caption: four in ten are degraded, half of those captions say so."""
+    rng = np.random.default_rng([seed, 7])
+    if rng.random() < 0.4:
+        kind, severity = rng.choice(scenes.KINDS), rng.uniform(0.1, 1)
+        named = rng.random() < 0.5
+        return kind, severity, f"{scenes.NAMES[kind]}, {caption}" if named else caption
+    return None, 0.0, f"clear, {caption}" if rng.random() < 0.3 else caption
+
+
+def corpus(file: Path, draw: Callable, first: int, count: int) -> tuple[Tensor, list[str]]:
+    """`count` pictures or clips [count, ...] uint8 and their captions, drawn once and kept."""
     if not file.exists():
-        seeds = range(FIRST_SEED, FIRST_SEED + count)
+        seeds = range(first, first + count)
         with ProcessPoolExecutor() as pool:
-            drawn = list(
-                tqdm(pool.map(web_picture, seeds, chunksize=256), total=count, desc="draw")
-            )
+            drawn = list(tqdm(pool.map(draw, seeds, chunksize=64), total=count, desc="draw"))
         pictures, captions = zip(*drawn, strict=True)
         scratch = file.with_suffix(".tmp.npz")
         np.savez(scratch, pictures=np.stack(pictures), captions=np.array(captions))
@@ -73,23 +88,31 @@ def corpus(work: Path, count: int) -> tuple[Tensor, list[str]]:
 # ---- 2. tokenizers -----------------------------------------------------------------------------
 
 
-def tokenizers(out: Path, captions: list[str]) -> tuple[T5Tokens, ClipTokens]:
-    """Trains and writes both tokenizers in the official folder layout."""
-    for name in ("tokenizer", "tokenizer_2"):
-        (out / name).mkdir(parents=True, exist_ok=True)
+def words_of(captions: list[str]) -> list[str]:
+    return sorted({w.strip(",") for c in captions for w in c.split()})
+
+
+def t5_tokenizer(out: Path, captions: list[str], vocab: int, length: int, **ids: int) -> T5Tokens:
+    """Trains and writes a sentencepiece model; ids: bos_id and unk_id, where T5 and UMT5 differ."""
+    out.mkdir(parents=True, exist_ok=True)
     alphabet = "".join(map(chr, range(33, 127)))
-    words = sorted({w.strip(",") for c in captions for w in c.split()})
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(captions[:20_000]), model_writer=model, model_type="unigram",
-        vocab_size=pretrain.T5.vocab_size, required_chars=alphabet + "\u2581", pad_id=0, eos_id=1,
-        unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2,
-        user_defined_symbols=[f"\u2581{w}" for w in words],  # one piece a word
+        vocab_size=vocab, required_chars=alphabet + "\u2581", pad_id=0, eos_id=1, **ids,
+        hard_vocab_limit=False, minloglevel=2,
+        user_defined_symbols=[f"\u2581{w}" for w in words_of(captions)],  # one piece a word
     )  # fmt: skip
-    (out / "tokenizer_2/spiece.model").write_bytes(model.getvalue())
-    settings = {"model_max_length": pretrain.T5_LENGTH, "extra_ids": 0}
-    (out / "tokenizer_2/tokenizer_config.json").write_text(json.dumps(settings) + "\n")
+    (out / "spiece.model").write_bytes(model.getvalue())
+    settings = {"model_max_length": length, "extra_ids": 0}
+    (out / "tokenizer_config.json").write_text(json.dumps(settings) + "\n")
+    return T5Tokens(out / "spiece.model", length, extra_ids=0)
 
+
+def clip_tokenizer(out: Path, captions: list[str]) -> ClipTokens:
+    """Joins the byte pairs of the captions' words until every word is one piece; writes them."""
+    out.mkdir(parents=True, exist_ok=True)
+    words = words_of(captions)
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]  # CLIP's byte symbols
     symbols = [chr(b) for b in visible] + [chr(256 + k) for k in range(256 - len(visible))]
     vocabulary = symbols + [s + "</w>" for s in symbols]
@@ -106,34 +129,20 @@ def tokenizers(out: Path, captions: list[str]) -> tuple[T5Tokens, ClipTokens]:
                 k += 1
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     ids = {token: k for k, token in enumerate(vocabulary)}
-    (out / "tokenizer/vocab.json").write_text(json.dumps(ids, ensure_ascii=False) + "\n")
-    (out / "tokenizer/merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    t5 = T5Tokens(out / "tokenizer_2/spiece.model", pretrain.T5_LENGTH, extra_ids=0)
-    return t5, ClipTokens(out / "tokenizer", pretrain.CLIP_LENGTH)
+    (out / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False) + "\n")
+    (out / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    return ClipTokens(out, pretrain.CLIP_LENGTH)
 
 
 # ---- writing -----------------------------------------------------------------------------------
 
 
-def write(out: Path, models: nn.ModuleDict, vae: AutoEncoder) -> None:
-    """Saves all four models in fp16 under the official folder's names."""
-    t5, clip = models["t5"].config, models["clip"].config
-    clip_json = {
-        "vocab_size": clip.vocab_size, "hidden_size": clip.hidden_size,
-        "intermediate_size": clip.intermediate_size, "num_hidden_layers": clip.num_layers,
-        "num_attention_heads": clip.num_heads, "eos_token_id": clip.eos_token_id,
-        "max_position_embeddings": clip.max_position_embeddings,
-    }  # fmt: skip
-    t5_json = {
-        "vocab_size": t5.vocab_size, "d_model": t5.d_model, "d_kv": t5.d_kv, "d_ff": t5.d_ff,
-        "num_heads": t5.num_heads, "num_layers": t5.num_layers, "model_type": "t5",
-    }  # fmt: skip
-    for name, model, config in (
-        ("flux1-tiny.safetensors", models["flux"], asdict(pretrain.FLUX)),
-        ("ae.safetensors", vae, asdict(vae.config)),
-        ("text_encoder/model.safetensors", models["clip"], clip_json),
-        ("text_encoder_2/model.safetensors", models["t5"], t5_json),
-    ):
+def write(out: Path, parts: dict[str, tuple[nn.Module, dict]]) -> None:
+    """Saves models in fp16 under official names, with their configs: file -> model, config.
+
+    A text encoder's config goes into a config.json beside it, the others' into the metadata.
+    """
+    for name, (model, config) in parts.items():
         file = out / name
         file.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"format": "pt"}
@@ -144,21 +153,24 @@ def write(out: Path, models: nn.ModuleDict, vae: AutoEncoder) -> None:
         tensors = {k: v.half().contiguous() for k, v in model.state_dict().items()}
         save_file(tensors, file.with_suffix(".tmp"), metadata)
         os.replace(file.with_suffix(".tmp"), file)
+    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    print(f"wrote {out}: {size / 1e6:.1f} MB")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Pre-train the bundled tiny FLUX from nothing.")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "flux")
-    parser.add_argument("--work", type=Path, default=Path("runs/tiny-flux"))
-    parser.add_argument("--pictures", type=int, default=80_000)
-    parser.add_argument("--vae-steps", type=int, default=6_000)
-    parser.add_argument("--steps", type=int, default=5_000)
-    parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
-    pictures, captions = corpus(args.work, args.pictures)
-    t5_tokens, clip_tokens = tokenizers(args.out, captions)
+def t5_json(config: T5Config, kind: str) -> dict:
+    named = ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers")
+    return {name: getattr(config, name) for name in named} | {"model_type": kind}
+
+
+def make_flux(args: argparse.Namespace) -> None:
+    """All four stages of the tiny FLUX."""
+    file = args.work / f"corpus-{args.pictures}.npz"
+    pictures, captions = corpus(file, web_picture, FIRST_SEED, args.pictures)
+    t5_tokens = t5_tokenizer(
+        args.out / "tokenizer_2", captions, pretrain.T5.vocab_size, pretrain.T5_LENGTH,
+        bos_id=-1, unk_id=2,
+    )  # fmt: skip
+    clip_tokens = clip_tokenizer(args.out / "tokenizer", captions)
     vae = pretrain.train_autoencoder(
         args.work / "autoencoder.pt", pictures, args.vae_steps, args.seed
     )
@@ -167,9 +179,75 @@ def main() -> None:
         args.work / "flux.pt", vae, pictures, ids, args.steps, args.batch_size, args.seed,
         len(json.loads((args.out / "tokenizer/vocab.json").read_text())),
     )  # fmt: skip
-    write(args.out, models, vae)
-    size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
-    print(f"wrote {args.out}: {size / 1e6:.1f} MB")
+    clip = models["clip"].config
+    clip_json = {
+        "vocab_size": clip.vocab_size, "hidden_size": clip.hidden_size,
+        "intermediate_size": clip.intermediate_size, "num_hidden_layers": clip.num_layers,
+        "num_attention_heads": clip.num_heads, "eos_token_id": clip.eos_token_id,
+        "max_position_embeddings": clip.max_position_embeddings,
+    }  # fmt: skip
+    parts = {
+        "flux1-tiny.safetensors": (models["flux"], asdict(pretrain.FLUX)),
+        "ae.safetensors": (vae, asdict(vae.config)),
+        "text_encoder/model.safetensors": (models["clip"], clip_json),
+        "text_encoder_2/model.safetensors": (models["t5"], t5_json(models["t5"].config, "t5")),
+    }
+    write(args.out, parts)
+
+
+def make_wan(args: argparse.Namespace) -> None:
+    """All four stages of the tiny WAN: a third as many clips as pictures."""
+    many = args.pictures // 3
+    moving = corpus(args.work / f"clips-{many}.npz", web_clip, FIRST_SEED, many)
+    file = args.work / f"pictures-{args.pictures}.npz"
+    still = corpus(file, web_picture, 2 * FIRST_SEED, args.pictures)
+    tokens = t5_tokenizer(
+        args.out / "tokenizer", still[1], pretrain_wan.UMT5.vocab_size, pretrain_wan.LENGTH,
+        bos_id=2, unk_id=3,
+    )  # fmt: skip
+    vae = pretrain_wan.train_autoencoder(
+        args.work / "autoencoder.pt", moving[0], args.vae_steps, args.seed
+    )
+    sets = []
+    for name, clips_of in (("clips", moving[0]), ("pictures", still[0][:, None])):
+        sets.append(pretrain_wan.encode(args.work / f"latents-{name}.pt", vae, clips_of))
+    sets = [(sets[0], tokens(moving[1])), (sets[1], tokens(still[1]))]
+    models = pretrain_wan.train_wan(
+        args.work / "wan.pt", vae, moving[0], sets, args.steps, args.batch_size, args.seed
+    )
+    parts = {
+        "wan2.1_t2v_tiny.safetensors": (models["wan"], asdict(pretrain_wan.WAN)),
+        "wan_2.1_vae.safetensors": (vae, asdict(vae.config)),
+        "text_encoder/model.safetensors": (models["umt5"], t5_json(models["umt5"].config, "umt5")),
+    }
+    write(args.out, parts)
+
+
+RECIPES = {  # pictures, steps of the autoencoder, steps and batch of the transformer
+    "flux": (make_flux, 80_000, 6_000, 5_000, 48),
+    "wan": (make_wan, 24_000, 2_000, 3_000, 16),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pre-train a bundled tiny model from nothing.")
+    parser.add_argument("--backbone", choices=tuple(RECIPES), default="flux")
+    parser.add_argument("--out", type=Path, help="default: the bundled model's folder")
+    parser.add_argument("--work", type=Path, help="default: runs/tiny-BACKBONE")
+    parser.add_argument("--pictures", type=int)
+    parser.add_argument("--vae-steps", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    recipe, *usual = RECIPES[args.backbone]
+    names = ("pictures", "vae_steps", "steps", "batch_size")
+    for name, value in zip(names, usual, strict=True):
+        setattr(args, name, getattr(args, name) or value)
+    args.out = args.out or Path(__file__).parent / args.backbone
+    args.work = args.work or Path(f"runs/tiny-{args.backbone}")
+    args.work.mkdir(parents=True, exist_ok=True)
+    recipe(args)
 
 
 if __name__ == "__main__":
