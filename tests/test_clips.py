@@ -1,5 +1,7 @@
 """Moving scenes: frame 0 is the still one, near things pass first, weather moves as in videos."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -64,9 +66,9 @@ def weather(kind: str, frames: int = 4) -> np.ndarray:
 
 def test_streaks_fall_along_their_slant_and_flakes_drift_down_slowly():
     rain, snow = weather("rain"), weather("snow")
-    falls = [shift(a, b) for a, b in zip(rain, rain[1:], strict=False)]
+    falls = [shift(a, b) for a, b in pairwise(rain)]
     assert all(down > 3 for down, _ in falls)
-    drifts = [shift(a, b) for a, b in zip(snow, snow[1:], strict=False)]
+    drifts = [shift(a, b) for a, b in pairwise(snow)]
     assert all(0 < down <= 4 and abs(right) <= 1 for down, right in drifts)
     assert np.abs(rain[1] - rain[0]).mean() > np.abs(snow[1] - snow[0]).mean()
 
