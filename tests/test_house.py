@@ -39,6 +39,7 @@ PLAN = {  # file: floor, packages it may import besides torch and the standard l
     "tinybridge/backbone.py": (1, ""),
     "tinybridge/restore.py": (1, ""),
     "tinybridge/stream.py": (1, ""),
+    "tinybridge/files.py": (2, "tqdm"),
     "tinybridge/training.py": (2, ""),
     "tinybridge/checkpoint.py": (0, "safetensors"),
     "tinybridge/fill.py": (1, ""),
