@@ -1,10 +1,12 @@
-"""Restore pictures with learned prompts; the frozen model and its weights stay as they are.
+"""Restore pictures or clips with learned prompts; the frozen model stays as it is.
 
     python sample.py --backbone flux --prompt runs/flux-haze/prompt.safetensors --input photos/
+    python sample.py --backbone wan --prompt runs/wan-haze/prompt.safetensors --input clip.mp4
     python sample.py ... --prompt haze.safetensors snow.safetensors     # both at once, one batch
     python sample.py ... --target clean/                                # PSNR, SSIM and a CSV
 
-Restored pictures get the names, sizes, formats, transparency and colour profiles of theirs.
+Restored pictures get the names, sizes, formats, transparency and colour profiles of theirs; clips
+also their frame times and sound, and are never whole in memory.
 """
 
 import argparse
@@ -13,14 +15,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 import weights
-from tinybridge import bridge, data, resume
-from tinybridge.metrics import psnr, ssim
+from tinybridge import bridge, data, resume, video
+from tinybridge.backbone import Backbone
+from tinybridge.files import Job, restore_clip, restore_picture
 from tinybridge.prompt import Prompt
-from tinybridge.restore import restore
+from tinybridge.stream import Windows
 
 USUAL = {"bridge": "desired", "t0": "0.4", "grid": "true"}  # what mixed prompts must agree on
 
@@ -40,57 +42,58 @@ def load_prompts(files: list[Path]) -> tuple[list[Prompt], dict[str, str]]:
     return prompts, first
 
 
-def jobs(flags: argparse.Namespace) -> list[tuple[Path, Path | None, Path]]:
-    """Input, target or None, and output of every picture; ValueError before anything is written.
+def jobs(flags: argparse.Namespace) -> list[Job]:
+    """What is to be restored, and where to; ValueError before anything is written.
 
     A JSON list names its own targets. A second input of one name gets a number.
     """
+    wan = flags.backbone == "wan"
+    if not wan and (flags.window, flags.overlap) != (None, None):
+        raise ValueError("--window and --overlap are for clips, which --backbone wan restores")
     if flags.input.suffix.lower() == ".json":
         rows = [(pair.degraded, pair.clean) for pair in data.pairs(flags.input)]
     else:
-        rows = [(file, None) for file in data.pictures(flags.input)]
+        files = video.clips(flags.input) if wan else data.pictures(flags.input)
+        rows = [(file, None) for file in files]
     if flags.target is not None and not flags.target.exists():
         raise FileNotFoundError(f"{flags.target}: no such file or folder")
+    goals = video.clips(flags.target) if wan and flags.target else []
     found, taken = [], set()
     for file, target in rows:
-        if flags.target is not None:
+        if goals:
+            target = goals[0] if goals == [flags.target] else namesake(file, goals, flags.target)
+        elif flags.target is not None:
             target = data.partner(file, flags.target) if flags.target.is_dir() else flags.target
         out, k = flags.out / file.name, 2
         while out in taken:
             out, k = flags.out / f"{file.stem}-{k}{file.suffix}", k + 1
         taken.add(out)
-        if out.suffix.lower() not in data.SUFFIXES:
+        if not wan and out.suffix.lower() not in data.SUFFIXES:
             raise ValueError(f"{file}: expected a name ending in {', '.join(data.SUFFIXES)}")
         if out.resolve() == file.resolve():
             raise ValueError(f"{file}: its restoration would replace it; choose another --out")
-        found.append((file, target, out))
+        found.append(Job(file, target, out))
     return found
 
 
-def compare(restored: Tensor, picture: data.Picture, target: data.Picture) -> dict[str, float]:
-    """PSNR and SSIM before and after, the restored pixels as the file holds them: in 8 bit."""
-    clean, written = target.pixels[None], (restored[None] * 255).round() / 255
-    before = picture.pixels[None]
-    return {
-        "psnr_degraded": psnr(before, clean).item(),
-        "ssim_degraded": ssim(before, clean).item(),
-        "psnr": psnr(written, clean).item(),
-        "ssim": ssim(written, clean).item(),
-    }
+def namesake(file: Path, clips: list[Path], folder: Path) -> Path:
+    """The one of `clips` that has the same name, or the same stem. ValueError if none has."""
+    same = [clip for clip in clips if clip.name == file.name]
+    same = same or [clip for clip in clips if clip.stem == file.stem]
+    if len(same) != 1:
+        found = f"{len(same)} clips have" if same else "no clip has"
+        raise ValueError(f"{file}: {found} its name in {folder}, one is expected")
+    return same[0]
 
 
-def run(flags: argparse.Namespace) -> int:
-    """Restores everything; how many pictures failed, each told in a line of its own."""
-    prompts, told = load_prompts(flags.prompt)
-    t0 = float(told["t0"]) if flags.t0 is None else flags.t0
-    bridge.times(t0, steps=flags.steps)
-    work = jobs(flags)
+def load_backbone(flags: argparse.Namespace, prompts: list[Prompt], grid: bool) -> Backbone:
+    """The backbone as the flags say. ValueError names the prompt's file that does not fit it."""
     dtype = getattr(torch, flags.dtype, None)  # "auto": None
-    model = flags.weights or "the bundled tiny FLUX (no --weights)"
-    path = flags.bridge or told["bridge"]
-    print(f"{model}, {path} bridge from t0 {t0} in {flags.steps} steps, {flags.device}")
-    backbone = weights.load_backbone(flags.backbone, flags.weights, flags.device, dtype, flags.text)
-    backbone.grid, backbone.tile = told["grid"] == "true", flags.tile
+    tokens = any(getattr(prompt, "space", "embedding") == "token" for prompt in prompts)
+    backbone = weights.load_backbone(
+        flags.backbone, flags.weights, flags.device, dtype, flags.text, keep_encoder=tokens
+    )
+    backbone.grid, backbone.tile = grid, flags.tile
     for file, prompt in zip(flags.prompt, prompts, strict=True):
         try:
             prompt.to(flags.device).check(
@@ -98,63 +101,84 @@ def run(flags: argparse.Namespace) -> int:
             )
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
+    return backbone
+
+
+def said(row: dict[str, float]) -> str:
+    """Measures in words: before, after, and of clips also the clean clip's own."""
+    words = (
+        f"PSNR {row['psnr_degraded']:.2f} -> {row['psnr']:.2f} dB, "
+        f"SSIM {row['ssim_degraded']:.3f} -> {row['ssim']:.3f}"
+    )
+    if "change" in row:
+        change = (row[f"change{of}"] for of in ("_degraded", "", "_clean"))
+        words += ", change {:.4f} -> {:.4f} (clean {:.4f})".format(*change)
+    return words
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Restores everything; how many items failed, each told in a line of its own."""
+    prompts, told = load_prompts(flags.prompt)
+    t0 = float(told["t0"]) if flags.t0 is None else flags.t0
+    bridge.times(t0, steps=flags.steps)
+    work = jobs(flags)
+    path = flags.bridge or told["bridge"]
+    options = {"bridge": path, "steps": flags.steps, "t0": t0, "seed": flags.seed}
+    model = flags.weights or f"the bundled tiny {flags.backbone.upper()} (no --weights)"
+    head = f"{model}, {path} bridge from t0 {t0} in {flags.steps} steps, {flags.device}"
+    if flags.backbone == "flux":
+        print(head)
+    backbone = load_backbone(flags, prompts, told["grid"] == "true")
+    if backbone.video:
+        kind, stride = "clip", backbone.vae.time_stride
+        window = backbone.window if flags.window is None else flags.window
+        shared = stride * Windows.of(window, flags.overlap, stride).overlap
+        print(f"{head}, windows of {window} frames that share {shared}")
+        one = partial(restore_clip, window=window, overlap=flags.overlap)
+    else:
+        kind, hide = "picture", len(work) > 1
+        one = partial(
+            restore_picture, progress=partial(tqdm, desc="restore", disable=hide, leave=False)
+        )
     flags.out.mkdir(parents=True, exist_ok=True)
     rows, failed = [], 0
-    bar = tqdm(work, "restore", disable=len(work) == 1)
-    steps = partial(tqdm, desc="restore", disable=len(work) > 1, leave=False)
-    for file, goal, out in bar:
+    for job in tqdm(work, "restore", disable=backbone.video or len(work) == 1):
         try:
-            picture, target = data.read(file), data.read(goal) if goal else None
-            if target and target.size != picture.size:
-                raise ValueError(
-                    f"{file} is {picture.size[1]}x{picture.size[0]} but its target {goal} is "
-                    f"{target.size[1]}x{target.size[0]}: both must have one size"
-                )
-            restored = restore(
-                backbone, prompts, picture.pixels[None], path, flags.steps, t0,
-                flags.seed, progress=steps,
-            )[0]  # fmt: skip
-            if not restored.isfinite().all():
-                raise ValueError(f"{file}: the restored picture is not finite; try --dtype float32")
-            data.write(out, restored, picture)
+            measures = one(job, backbone, prompts, **options)
         except (ValueError, OSError) as error:
             tqdm.write(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        if target:
-            rows.append({"picture": out.name} | compare(restored, picture, target))
-            row = rows[-1]
-            tqdm.write(
-                f"{out.name}: PSNR {row['psnr_degraded']:.2f} -> {row['psnr']:.2f} dB, "
-                f"SSIM {row['ssim_degraded']:.3f} -> {row['ssim']:.3f}"
-            )
+        if measures:
+            rows.append({kind: job.out.name} | measures)
+            tqdm.write(f"{job.out.name}: {said(measures)}")
     if rows:
-        names = list(rows[0])[1:]
-        mean = {name: sum(row[name] for row in rows) / len(rows) for name in names}
-        resume.save_table(flags.out / "metrics.csv", " ".join(["picture", *names]), rows)
-        print(
-            f"mean of {len(rows)}: PSNR {mean['psnr_degraded']:.2f} -> {mean['psnr']:.2f} dB, SSIM "
-            f"{mean['ssim_degraded']:.3f} -> {mean['ssim']:.3f}; {flags.out / 'metrics.csv'}"
-        )
-    print(f"{len(work) - failed} of {len(work)} pictures restored to {flags.out}")
+        fields = list(max(rows, key=len))  # a clip of one frame has no change
+        resume.save_table(flags.out / "metrics.csv", " ".join(fields), rows)
+        shared = [name for name in fields[1:] if all(name in row for row in rows)]
+        mean = {name: sum(row[name] for row in rows) / len(rows) for name in shared}
+        print(f"mean of {len(rows)}: {said(mean)}; {flags.out / 'metrics.csv'}")
+    print(f"{len(work) - failed} of {len(work)} {kind}s restored to {flags.out}")
     return failed
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--backbone", choices=("flux",), required=True)
+    add("--backbone", choices=("flux", "wan"), required=True, help="flux: pictures; wan: clips")
     add("--prompt", type=Path, nargs="+", required=True, help="several: their velocities' mean")
-    add("--input", type=Path, required=True, help="a picture, a folder, or a JSON list")
-    add("--target", type=Path, help="clean picture, or folder of clean pictures by name")
+    add("--input", type=Path, required=True, help="a picture or clip, a folder, or a JSON list")
+    add("--target", type=Path, help="clean picture or clip, or folder of clean ones by name")
     add("--weights", type=Path, help="folder of an official checkpoint; default: bundled tiny one")
     add("--out", type=Path, default=Path("restored"))
     add("--steps", type=int, default=20)
     add("--t0", type=float, help="flow time where restoration starts; default: the prompt's")
     add("--bridge", choices=tuple(bridge.BRIDGES), help="path to walk; default: the prompt's")
-    add("--seed", type=int, default=42, help="of the noise, the same for every picture")
+    add("--seed", type=int, default=42, help="of the noise, the same for every picture or clip")
     add("--text", default="", help="what the text encoders are told; default: nothing")
     add("--tile", type=int, default=1024, help="side of the autoencoder's tiles in pixels")
+    add("--window", type=int, help="frames of a clip that the model sees at once; default: its own")
+    add("--overlap", type=int, help="frames that two windows share; default: a third of a window")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     flags = parser.parse_args(argv)

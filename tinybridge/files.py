@@ -1,0 +1,110 @@
+"""One file restored into another, a picture or a clip, and what its clean target says of it.
+
+Letters: H W size, n frames of a chunk.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tinybridge import data, video
+from tinybridge.metrics import ssim
+from tinybridge.restore import restore
+from tinybridge.stream import restore_stream
+
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} frames [{elapsed}<{remaining}]"
+
+
+class Job(NamedTuple):
+    """What is restored, its clean target if there is one, and where the result goes."""
+
+    file: Path
+    goal: Path | None
+    out: Path
+
+    def check(self, mine: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+        """ValueError unless (H, W), of a clip (H, W, frames), are those of the target."""
+        if mine != wanted:
+            form, both = "{1}x{0}", "size"
+            if len(mine) > 2:
+                form, both = "{1}x{0} with {2} frames", "size and length"
+            raise ValueError(
+                f"{self.file} is {form.format(*mine)} but its target {self.goal} is "
+                f"{form.format(*wanted)}: both must have one {both}"
+            )
+
+    def finite(self, pixels: Tensor, kind: str) -> Tensor:
+        """The pixels, or ValueError."""
+        if not pixels.isfinite().all():
+            raise ValueError(f"{self.file}: a restored {kind} is not finite; try --dtype float32")
+        return pixels
+
+
+def restore_picture(job: Job, backbone, prompts: list, **options: object) -> dict[str, float]:
+    """Restores a picture; the measures, if it has a target. options: those of restore.restore.
+
+    ValueError or OSError in one line for what cannot be read, restored or written.
+    """
+    shown, target = data.read(job.file), data.read(job.goal) if job.goal else None
+    if target:
+        job.check(shown.size, target.size)
+    pixels = restore(backbone, prompts, shown.pixels[None], **options)[0]  # [3, H, W]
+    data.write(job.out, job.finite(pixels, "picture"), shown)
+    row: dict[str, float] = {}
+    if target:
+        list(judged([pixels[:, None]], [shown.pixels[:, None]], [target.pixels[:, None]], row))
+    return row
+
+
+def restore_clip(job: Job, backbone, prompts: list, **options: object) -> dict[str, float]:
+    """Restores a clip, which is never whole in memory. options: those of stream.restore_stream."""
+    shown, target = video.open_clip(job.file), video.open_clip(job.goal) if job.goal else None
+    for note in shown.notes:
+        tqdm.write(note)
+    if target:
+        job.check((*shown.size, shown.frames), (*target.size, target.frames))
+    row: dict[str, float] = {}
+    with tqdm(total=shown.frames, desc=job.out.name, bar_format=BAR, leave=False) as bar:
+
+        def progress(latent_frames: float) -> None:
+            # The last latent frame may stand for frames that the clip does not have.
+            done = latent_frames * backbone.vae.time_stride
+            bar.update(min(done, bar.total - bar.n))
+
+        frames = restore_stream(backbone, prompts, video.read(shown), progress=progress, **options)
+        frames = (job.finite(chunk, "frame") for chunk in frames)
+        if target:
+            frames = judged(frames, video.read(shown), video.read(target), row)
+        video.write(job.out, frames, shown)
+    return row
+
+
+def judged(
+    restored: Iterable[Tensor], degraded: Iterable[Tensor], clean: Iterable[Tensor], row: dict
+) -> Iterator[Tensor]:
+    """Passes restored frames [3, n, H, W] on; leaves in `row` what the clean ones say of them.
+
+    PSNR over all pixels, SSIM, and of several frames the mean absolute change from one to the
+    next, the clean clip's too. Restored pixels count as a file holds them: in 8 bit.
+    """
+    parts = restored, degraded, clean
+    frames = ((f for chunk in part for f in chunk.unbind(1)) for part in parts)  # [3, H, W] each
+    error, like, change = (torch.zeros(k, dtype=torch.float64) for k in (2, 2, 3))
+    n, last = 0, None
+    for mine, *others in zip(*frames, strict=True):
+        yield mine[:, None]
+        now = torch.stack(((mine * 255).round() / 255, *others)).double()  # [3, 3, H, W]
+        error += (now[:2] - now[2]).square().flatten(1).mean(1)
+        like += ssim(now[:2], now[[2, 2]])
+        change += 0 if last is None else (now - last).abs().flatten(1).mean(1)
+        n, last = n + 1, now
+    psnr = -10 * (error / n).log10()
+    for k, name in ((1, "_degraded"), (0, "")):
+        row["psnr" + name], row["ssim" + name] = psnr[k].item(), (like[k] / n).item()
+    if n > 1:
+        for name, total in zip(("", "_degraded", "_clean"), change, strict=True):
+            row["change" + name] = total.item() / (n - 1)
