@@ -170,9 +170,8 @@ def restore_stream(
 
     exact = torch.promote_types(backbone.dtype, torch.float32)
     levels = torch.stack([path.path(t, t0)[3] for t in ts]).to(exact)  # [steps]
-    terms = backbone.prepare(prompts, levels) if prompts else None
+    velocity = partial(backbone.velocity, prompt=backbone.prepare(prompts, levels))
     y = backbone.encode_stream(counted())  # [1, C, 1, h, w] each
-    velocity = partial(backbone.velocity, prompt=terms)
     x0 = walk(y, velocity, path, windows, steps, t0, seed, progress)
     for pixels in backbone.decode_stream(x0, size):
         # Only the last latent frame may hold more than was seen: the encoder repeated the end.
