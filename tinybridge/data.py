@@ -9,7 +9,7 @@ Letters: H W size in pixels, S side of a training square, n number of squares, B
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,18 +139,24 @@ def partner(file: Path, folder: Path) -> Path:
     return hits[0]
 
 
-def pairs(path: Path, degradation: str | None = None) -> list[Pair]:
+def pairs(
+    path: Path,
+    degradation: str | None = None,
+    inside: Callable[[Path], list[Path]] = pictures,
+    match: Callable[[Path, Path], Path] = partner,
+) -> list[Pair]:
     """Pairs of DIR/degraded and DIR/clean by name, or of a JSON list like the authors'.
 
     A list holds objects with image_path, target_path and degradation; its paths are absolute or
-    relative to it. degradation: only the rows of that kind. ValueError names what does not fit.
+    relative to it. degradation: only the rows of that kind. inside, match: how a folder is listed
+    and partners are found. ValueError names what does not fit.
     """
     if path.is_dir():
         for name in ("degraded", "clean"):
             if not (path / name).is_dir():
                 raise ValueError(f"{path}: no folder {name} in it; degraded and clean are expected")
-        files = pictures(path / "degraded")
-        return [Pair(f, partner(f, path / "clean"), degradation or "") for f in files]
+        files = inside(path / "degraded")
+        return [Pair(f, match(f, path / "clean"), degradation or "") for f in files]
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file or folder")
     try:
