@@ -202,6 +202,7 @@ CASES = {
     "out is a file": "file",
     "steps": "steps is 0",
     "t0": "t0 is 1.5",
+    "flags of clips": "--overlap are for clips, which --backbone wan restores",
     "other kind of file": "expected a name ending in .png",
 }
 
@@ -241,6 +242,7 @@ def test_mistakes_are_one_line_and_status_2(case, prompts, tmp_path, capsys):
         "out is a file": ["--out", tmp_path / "file"],
         "steps": ["--steps", 0],
         "t0": ["--t0", 1.5],
+        "flags of clips": ["--overlap", 4],
         "other kind of file": ["--input", tmp_path / "a.gif"],
     }[case]
     assert run("--prompt", prompts[0], "--input", good, "--out", out, *flags) == 2
