@@ -4,119 +4,46 @@
 
 FLUX.1-dev and -schnell, WAN 2.1 T2V 1.3B and 14B: the vendor's files (flux1-dev.safetensors,
 ae.safetensors; Wan2.1_VAE.pth, ...) or the diffusers folder. Names are tables in tinybridge/keys*,
-sizes in tinybridge/sizes.py, places in tinybridge/places.py, files and shards in
-tinybridge/checkpoint.py, accounting in tinybridge/fill.py.
+what opens and fills a model is tinybridge/loading.py.
 """
 
 import argparse
-import json
+import html
 import sys
-from dataclasses import fields
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from tinybridge import keys, sizes, wan_vae
+from tinybridge import keys, wan_vae
 from tinybridge.backbone import Backbone
 from tinybridge.cache import cached
-from tinybridge.checkpoint import Checkpoint, open_checkpoint
-from tinybridge.fill import fill, lookup, one_embedding, summary
+from tinybridge.checkpoint import open_checkpoint
+from tinybridge.fill import summary
 from tinybridge.flux import Flux, FluxConfig
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
-from tinybridge.keys_wan import WAN
-from tinybridge.keys_wan_vae import WAN_VAE, rows
-from tinybridge.places import PLACES, PLACES_WAN, advice, backbone_parts, find, read_json
+from tinybridge.loading import (
+    MODELS,
+    PICKLED,
+    Device,
+    Dtype,
+    Where,
+    configure,
+    lacking,
+    load,
+    open_model,
+)
+from tinybridge.places import backbone_parts, find, read_json
 from tinybridge.text import ClipConfig, ClipText, T5Config, T5Encoder
 from tinybridge.tokens import ClipTokens, T5Tokens
-from tinybridge.wan import FLOAT32, Wan, WanConfig
+from tinybridge.wan import Wan, WanConfig
 
 TINY = Path(__file__).parent / "tinybridge" / "tiny"
+TINY_WINDOW = 9  # frames of the clips that the bundled WAN has seen
 
-MODELS = {  # kind: model, config, table of the other layout, what its shapes tell
-    "flux": (Flux, FluxConfig, keys.FLUX, sizes.flux),
-    "flux_vae": (AutoEncoder, AutoEncoderConfig, keys.FLUX_VAE, sizes.flux_vae),
-    "clip": (ClipText, ClipConfig, keys.CLIP, sizes.clip),
-    "t5": (T5Encoder, T5Config, None, sizes.t5),
-    "wan": (Wan, WanConfig, WAN, sizes.wan),
-    "wan_vae": (wan_vae.AutoEncoder, wan_vae.AutoEncoderConfig, WAN_VAE, sizes.wan_vae),
-    "umt5": (T5Encoder, T5Config, keys.UMT5, sizes.umt5),
-}
-WORDS = {part: place[0] for part, place in (PLACES | PLACES_WAN).items()}
-PICKLED = ("wan_vae", "umt5", "")  # whose files may be pickles; "": not known before it is opened
-
-Where = str | Path
-Device = str | torch.device
-Dtype = torch.dtype | None
-
-# ------------------------------------------------------------------------------------ find, read
-
-
-def open_model(kind: str, path: Where) -> tuple[Checkpoint, keys.Table | None]:
-    """The tensors of a model, headers only, and the table of its layout (None: our own names).
-
-    path: its file, its folder, or the backbone folder that holds it. ValueError that says what
-    was found when the file is another model's.
-    """
-    path = Path(path)
-    file = find(kind, path) or path
-    checkpoint = open_checkpoint(file, keys.PREFIX, keys.IGNORED[kind], kind in PICKLED)
-    found, looks_like = keys.identify(checkpoint.entries)
-    if found != kind:
-        raise ValueError(f"{file}: expected a {WORDS[kind]}, found {looks_like}")
-    one_embedding(checkpoint)
-    table = MODELS[kind][2] or ()
-    own = tuple(ours for ours, theirs, _ in table if ours != theirs and "{" not in ours)
-    ours = not table or any(name.startswith(own) for name in checkpoint.entries)
-    return checkpoint, None if ours else table
-
-
-def configure(kind: str, checkpoint: Checkpoint, table: keys.Table | None) -> Any:
-    """The model's config: what shapes tell, over it config.json, over it the file's metadata."""
-    _, config, _, infer = MODELS[kind]
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    try:
-        told = infer(*lookup(checkpoint, table))
-        told |= sizes.published(kind, read_json(folder / "config.json"))
-        told |= sizes.published(kind, json.loads(checkpoint.metadata.get("config", "{}")))
-        known = {field.name for field in fields(config)}
-        if lost := [name for name in known if name in told and told[name] is None]:
-            raise ValueError(f"{lost[0]} is not told by its tensors: expected a config.json beside")
-        return config(**{name: value for name, value in told.items() if name in known})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{checkpoint.path}: not a readable {WORDS[kind]}: {error}") from None
-
-
-def lacking(path: Path, parts: dict[str, Path | None]) -> str:
-    """What a backbone lacks and the command that downloads it; "" when it is whole."""
-    missing = [part for part, place in parts.items() if place is None]
-    if not missing:
-        return ""
-    name, place = next(iter(parts.items()))
-    config = place and configure(name, *open_model(name, place))
-    if name == "wan":
-        return advice(path, missing, "14B" if config and config.hidden_size == 5120 else "1.3B")
-    return advice(path, missing, "dev" if config is None or config.guidance else "schnell")
-
-
-# ------------------------------------------------------------------------------------ load
-
-
-def load(kind: str, path: Where, config: Any, device: Device, dtype: Dtype) -> Any:
-    """What every load_ function does for its kind; the result is a MODELS[kind][0]."""
-    checkpoint, table = open_model(kind, path)
-    config = config or configure(kind, checkpoint, table)
-    with torch.device("meta"):
-        model = MODELS[kind][0](config)
-    if kind == "wan_vae" and table:  # diffusers counts the decoder's levels, which the names hold
-        table = rows(config.num_res_blocks, len(config.dim_mult))
-    if dtype is None:
-        dtype = checkpoint.dtype()
-        if kind in ("t5", "umt5") and dtype == torch.float16:
-            dtype = torch.float32  # T5's residual stream leaves the range of float16
-    fill(model, checkpoint, table, device, dtype, FLOAT32 if kind == "wan" else ())
-    return model
+# ------------------------------------------------------------------------------------ one model
 
 
 def load_flux(
@@ -179,61 +106,117 @@ def load_umt5(
     return load("umt5", path, config, device, dtype)
 
 
+# ------------------------------------------------------------------------------------ a backbone
+
+
 def load_backbone(
     name: str,
     path: Where | None = None,
     device: Device = "cpu",
     dtype: Dtype = None,
     text: str = "",
+    keep_encoder: bool = False,
+    length: int | None = None,
 ) -> Backbone:
-    """A whole backbone from its folder; "flux" is the only name yet. None: the bundled tiny one.
+    """A whole backbone, "flux" or "wan", from its folder; path None: the bundled tiny one.
 
     path may also be the transformer's file, with the other parts beside it. dtype is the model's,
     None: float32 on the CPU, else bfloat16; the autoencoder is small and gets at least float32.
     text: what the model is told, "" in the paper; the encoders run once for it, see `encode`.
+    keep_encoder: hold T5 or UMT5 too, which prompts in token space need. length: rows of text,
+    None: 512, or 256 for FLUX.1-schnell, or 226 for WAN, at most as many as the tokenizer says.
     """
-    if name != "flux":
-        raise ValueError(f"backbone {name!r}: expected 'flux'")
+    parts = whole(name, path)
+    config = configure(name, *open_model(name, parts[name]))
+    guided = getattr(config, "guidance", False)
+    length = length or {"flux": 512 if guided else 256, "wan": 226}[name]
+    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
+    exact = torch.promote_types(dtype, torch.float32)
+    context, pooled = encode(parts, [text], length, device)
+    backbone = Backbone(
+        name,
+        load(name, parts[name], config, device, dtype),
+        load(f"{name}_vae", parts[f"{name}_vae"], None, device, exact),
+        context.to(device, dtype),
+        pooled if pooled is None else pooled.to(device, dtype),
+        guidance=1.0 if guided else None,
+    )
+    if path is None and name == "wan":
+        backbone.window = TINY_WINDOW
+    if keep_encoder:
+        read = load_umt5 if name == "wan" else load_t5
+        backbone.encoder = read(parts["umt5" if name == "wan" else "t5"], None, device, dtype)
+        backbone.ids = spell(parts, [text], length).to(device)
+    return backbone
+
+
+def tell(backbone: Backbone, texts: list[str], path: Where | None = None) -> list[Backbone]:
+    """The same frozen models told each of `texts`: a backbone for each. path: as it was loaded."""
+    rows = encode(whole(backbone.name, path), texts, backbone.length, backbone.device)
+    context, pooled = (part if part is None else part.to(backbone.context) for part in rows)
+    return [
+        replace(
+            backbone,
+            context=context[k : k + 1],
+            pooled=pooled if pooled is None else pooled[k : k + 1],
+        )
+        for k in range(len(texts))
+    ]
+
+
+def whole(name: str, path: Where | None) -> dict[str, Path]:
+    """Where every part of a backbone lies; FileNotFoundError tells how to get those that lack."""
+    if name not in ("flux", "wan"):
+        raise ValueError(f"backbone {name!r}: expected 'flux' or 'wan'")
     path = TINY / name if path is None else Path(path)
-    parts = backbone_parts(path)
+    parts = backbone_parts(path, name)
     if lacks := lacking(path, parts):
         raise FileNotFoundError(f"{path}: {lacks}")
-    config = configure("flux", *open_model("flux", parts["flux"]))
-    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
-    context, pooled = encode(parts, text, 512 if config.guidance else 256, device)
-    return Backbone(
-        name,
-        load_flux(parts["flux"], config, device, dtype),
-        load_flux_vae(parts["flux_vae"], None, device, torch.promote_types(dtype, torch.float32)),
-        context.to(device, dtype),
-        pooled.to(device, dtype),
-        guidance=1.0 if config.guidance else None,
-    )
+    return parts
 
 
-def encode(parts: dict[str, Path], text: str, longest: int, device: Device) -> tuple[Tensor, ...]:
-    """A text's T5 rows [1, L, Dc] and CLIP summary [1, Dp], float32: cached on disk.
-
-    The encoders are loaded only where this text has not met these files before (cache.py), and
-    one at a time. L is the tokenizer's model_max_length, at most `longest`.
-    """
-    settings = read_json(parts["t5 tokens"].with_name("tokenizer_config.json"))
+def spell(parts: dict[str, Path], texts: list[str], longest: int) -> Tensor:
+    """T5's or UMT5's ids of n texts [n, L]; L: the tokenizer's model_max_length, or `longest`."""
+    wan = "umt5 tokens" in parts
+    file = parts["umt5 tokens" if wan else "t5 tokens"]
+    settings = read_json(file.with_name("tokenizer_config.json"))
     length = min(longest, int(settings.get("model_max_length", longest)))
-    extra_ids = int(settings.get("extra_ids", 100))
+    extra_ids = int(settings.get("extra_ids", 300 if wan else 100))
+    if wan:  # as the vendor cleans them, but for mended encodings
+        texts = [" ".join(html.unescape(html.unescape(text)).split()) for text in texts]
+    return T5Tokens(file, length, extra_ids)(texts)
+
+
+def encode(
+    parts: dict[str, Path], texts: list[str], longest: int, device: Device
+) -> tuple[Tensor, Tensor | None]:
+    """The rows of n texts [n, L, Dc] and CLIP's summaries [n, Dp], float32: cached on disk.
+
+    The encoders are loaded only where these texts have not met these files before (cache.py), and
+    one at a time. FLUX reads T5's rows of the padding too. WAN gets UMT5's rows of the true tokens,
+    then zeros, and no summary.
+    """
+    wan, ids = "umt5" in parts, spell(parts, texts, longest)  # [n, L]
 
     def run() -> dict[str, Tensor]:
-        ids = T5Tokens(parts["t5 tokens"], length, extra_ids)([text]).to(device)  # [1, L]
-        context = load_t5(parts["t5"], None, device)(ids)  # [1, L, Dc]
+        if wan:
+            end = (ids != 0).int().cumsum(1).argmax(1, keepdim=True)  # [n, 1], the last true token
+            mask = (torch.arange(ids.shape[1]) <= end).to(device)  # [n, L]
+            context = load_umt5(parts["umt5"], None, device)(ids.to(device), mask)
+            return {"context": context.float() * mask[..., None]}
+        context = load_t5(parts["t5"], None, device)(ids.to(device))  # [n, L, Dc]
         clip = load_clip(parts["clip"], None, device)
         tokens = ClipTokens(parts["clip tokens"].parent, clip.config.max_position_embeddings)
-        pooled = clip(tokens([text]).to(device))[1]  # [1, Dp]
+        pooled = clip(tokens(texts).to(device))[1]  # [n, Dp]
         return {"context": context.float(), "pooled": pooled.float()}
 
-    places = parts["t5"], parts["clip"], parts["t5 tokens"].parent, parts["clip tokens"].parent
+    names = ("umt5", "umt5 tokens") if wan else ("t5", "clip", "t5 tokens", "clip tokens")
+    places = [parts[name].parent if "tokens" in name else parts[name] for name in names]
     found = [file for place in places for file in ([place] if place.is_file() else place.iterdir())]
     files = [file for file in found if file.is_file()]
-    kept = cached("flux", files, {"text": text, "length": length}, run)
-    return kept["context"], kept["pooled"]
+    told = {"text": "\0".join(texts), "length": ids.shape[1]}
+    kept = cached("wan" if wan else "flux", files, told, run)
+    return kept["context"], kept.get("pooled")
 
 
 # -------------------------------------------------------------------------------- inspect
@@ -258,12 +241,15 @@ def inspect(path: Path, check_values: bool) -> None:
 
 def backbone_name(path: Path) -> str:
     """Which backbone folder `path` holds: "wan" or, where nothing says so, "flux"."""
-    if place := find("wan", path):
-        kind, words = keys.identify(open_checkpoint(place, keys.PREFIX).entries)
-        # diffusers' transformer at the top: the folder is that of the part alone
-        return "wan" if kind == "wan" and (place.is_dir() or "vendor" in words) else "flux"
-    files = find("wan_vae", path), find("umt5", path)
-    return "wan" if any(file and file.is_file() for file in files) else "flux"
+    for kind in ("wan", "wan_vae", "umt5"):
+        with suppress(ValueError, OSError):  # what cannot be read is told when it is described
+            if place := find(kind, path):
+                opened = open_checkpoint(place, keys.PREFIX, pickles=kind in PICKLED)
+                found, words = keys.identify(opened.entries)
+                # diffusers' transformer at the top: the folder is that of the part alone
+                if found == kind and (kind != "wan" or place.is_dir() or "vendor" in words):
+                    return "wan"
+    return "wan" if find("umt5 tokens", path) else "flux"
 
 
 def describe(path: Path, kind: str, check_values: bool) -> str:

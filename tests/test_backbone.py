@@ -1,4 +1,4 @@
-"""The face over a model, loading it whole in either layout, the null conditioning's cache."""
+"""The face over FLUX, loading it whole in either layout, the null conditioning's cache."""
 
 import dataclasses
 import json
@@ -37,10 +37,10 @@ class FakeModel(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.config = SimpleNamespace(hidden_size=7, depth=2, depth_single=3)
+        self.config, self.blocks = SimpleNamespace(hidden_size=7), [None] * 5
 
     def forward(self, x, t, context, pooled, guidance, prompt):
-        number = torch.zeros(len(x)) if prompt is None else prompt.qkv[0][:, 0].repeat(len(x) // 2)
+        number = torch.zeros(len(x)) if prompt is None else prompt.numbers.repeat(len(x) // 2)
         return torch.zeros_like(x) + (t + guidance + number).view(-1, 1, 1, 1)
 
 
@@ -78,7 +78,7 @@ def test_model_is_told_the_grid_time_unless_switched_off():
 
 
 def test_velocities_of_several_prompts_are_averaged_for_each_sample():
-    terms = SimpleNamespace(qkv=[torch.tensor([[10.0], [20.0]])])
+    terms = SimpleNamespace(count=2, numbers=torch.tensor([10.0, 20.0]))
     out = fake().velocity(torch.zeros(2, 4, 2, 2), torch.tensor([0.1, 0.2]), terms)
     torch.testing.assert_close(out[:, 0, 0, 0], torch.tensor([16.1, 16.2]))
 
@@ -182,7 +182,7 @@ def test_missing_parts_and_wrong_names_are_one_line(folder):
     assert '--include "ae.safetensors" --include "tokenizer/*"' in message
     assert "T5" not in message
     assert "flux1-a" in error_of(weights.load_backbone, "flux", two_transformers(folder))
-    assert "'sdxl'" in error_of(weights.load_backbone, "sdxl", folder)
+    assert "'sdxl': expected 'flux' or 'wan'" in error_of(weights.load_backbone, "sdxl", folder)
     assert "no such" in error_of(weights.load_backbone, "flux", folder / "absent")
 
 

@@ -40,15 +40,16 @@ PLAN = {  # file: floor, packages it may import besides torch and the standard l
     "tinybridge/restore.py": (1, ""),
     "tinybridge/stream.py": (1, ""),
     "tinybridge/files.py": (2, "tqdm"),
-    "tinybridge/training.py": (2, ""),
+    "tinybridge/training.py": (2, "tqdm"),
+    "tinybridge/loading.py": (2, ""),
     "tinybridge/checkpoint.py": (0, "safetensors"),
     "tinybridge/fill.py": (1, ""),
     "tinybridge/tiny/pretrain.py": (2, "tqdm"),
     "tinybridge/tiny/pretrain_wan.py": (3, "tqdm"),
     "tinybridge/tiny/make.py": (4, "numpy safetensors sentencepiece tqdm"),
-    "weights.py": (2, ""),
-    "train.py": (3, "tqdm"),
-    "sample.py": (3, "tqdm"),
+    "weights.py": (3, ""),
+    "train.py": (4, "tqdm"),
+    "sample.py": (4, "tqdm"),
 }
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 import weights
 from tests import make_folders as make
+from tinybridge.places import PLACES
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_diffusers_folder_its_parts_and_an_empty_folder(tmp_path, capsys):
     assert "FluxConfig" in out and f"{size:,} bytes" in out and "missing" not in out
     assert "a FLUX autoencoder, diffusers layout" in inspect(capsys, folder / "vae")
     (tmp_path / "empty").mkdir()
-    assert inspect(capsys, tmp_path / "empty").count(" (") == len(weights.PLACES)
+    assert inspect(capsys, tmp_path / "empty").count(" (") == len(PLACES)
 
 
 def test_file_of_a_transformer_and_what_lies_around_it(tmp_path, folder, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -253,6 +254,13 @@ def test_diffusers_folder_and_its_parts(tmp_path, capsys):
     for part, words in (("transformer", "WanConfig("), ("vae", "dim=4"), ("text_encoder", "T5C")):
         out = inspect(capsys, tmp_path / part)
         assert words in out and "missing" not in out
+    for part in ("transformer", "vae"):  # without it the folder is still known by the others
+        shutil.rmtree(tmp_path / part)
+        assert "missing WAN transformer (transformer or" in inspect(capsys, tmp_path)
+    shutil.rmtree(tmp_path / "text_encoder")
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer/spiece.model").touch()
+    assert "missing WAN transformer (transformer or" in inspect(capsys, tmp_path)
 
 
 def test_single_files(tmp_path, capsys):

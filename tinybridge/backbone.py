@@ -1,12 +1,14 @@
 """One face over a frozen flow model, its autoencoder and its null conditioning, all given.
 
-What train.py and sample.py see of FLUX: pictures to latents and back, and the velocity. The
-method (bridge.py) drives `velocity`; loading is weights.py's job, so that a test may pass a fake.
+What train.py and sample.py see of FLUX and of WAN: pictures or clips to latents and back, and the
+velocity. The method (bridge.py) drives `velocity`; loading is weights.py's job, so that a test may
+pass a fake. Pictures are [B, 3, H, W], clips [B, 3, T, H, W]; a latent has as many axes.
 
-Letters: B batch, K prompts, C h w latent, H W pixels, L text tokens, Dc Dp text widths, T times.
+Letters: B batch, K prompts, C t h w latent, T H W pixels, L text tokens, Dc Dp Dt widths of the
+text conditioning, of its summary and of the encoder's input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,27 +16,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinybridge.bridge import grid_flux
+from tinybridge.bridge import grid_flux, grid_wan
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """What K prompts in token space become, computed once: text conditionings [K, L, Dc]."""
+
+    rows: Tensor
+
+    @property
+    def count(self) -> int:
+        return len(self.rows)
 
 
 @dataclass
 class Backbone:
-    """A frozen image model with the text conditioning it always gets.
+    """A frozen model of pictures or clips with the text conditioning it always gets.
 
-    name: "flux"; model: tinybridge.flux.Flux; vae: tinybridge.flux_vae.AutoEncoder; context
-    [1, L, Dc] and pooled [1, Dp] from the text encoders; guidance: 1.0, or None where the model
-    has no guidance embedder (schnell); grid: tell the model the time on the authors' 1000-step
-    grid; tile: side in pixels of the autoencoder's tiles for large pictures, None: no tiles.
+    name: "flux" or "wan"; model: flux.Flux or wan.Wan; vae: the AutoEncoder of flux_vae or
+    wan_vae; context [1, L, Dc] from T5 or UMT5; pooled [1, Dp] from CLIP, None in a video model;
+    guidance: 1.0, or None where the model has no guidance embedder (schnell, WAN); grid: tell the
+    model the time on the authors' 1000-step grid; tile: side in pixels of the autoencoder's tiles
+    for large pictures, None: no tiles; window: frames that a video model sees at once; encoder
+    and ids [1, L]: T5 or UMT5 and the text it is told, where prompts in token space are in use.
     """
 
     name: str
     model: nn.Module
     vae: nn.Module
     context: Tensor
-    pooled: Tensor
+    pooled: Tensor | None = None
     guidance: float | None = None
     grid: bool = True
     tile: int | None = None
+    window: int = 33
+    encoder: nn.Module | None = None
+    ids: Tensor | None = None
+
+    @property
+    def video(self) -> bool:
+        """Clips, not pictures: of our two models it is the one without CLIP."""
+        return self.pooled is None
 
     @property
     def length(self) -> int:
@@ -43,17 +66,22 @@ class Backbone:
 
     @property
     def width(self) -> int:
-        """Width of the model, and so of a prompt's rows."""
+        """Width of the model, and so of the rows of a prompt in embedding space."""
         return self.model.config.hidden_size
 
     @property
+    def text_width(self) -> int:
+        """Width of the text encoder, and so of the rows of a prompt in token space."""
+        return self.context.shape[2]
+
+    @property
     def blocks(self) -> int:
-        """Number of blocks, and so of a prompt's gates: joint ones first, then single ones."""
-        return self.model.config.depth + self.model.config.depth_single
+        """Number of blocks, and so of a prompt's gates; FLUX: joint ones first, then single."""
+        return len(self.model.blocks)
 
     @property
     def stride(self) -> int:
-        """Pixels along one side of an image token: the autoencoder's stride times the 2 of 2x2."""
+        """Pixels along one side of a token: the autoencoder's stride times the 2 of 2x2."""
         return 2 * self.vae.stride
 
     @property
@@ -62,55 +90,142 @@ class Backbone:
 
     @property
     def dtype(self) -> torch.dtype:
-        """dtype of the model; latents, velocities and pictures are float32 in any case."""
+        """dtype of the model; latents, velocities and pixels are float32 in any case."""
         return self.context.dtype
 
-    @torch.no_grad()
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Latents of pictures in 0..1: the posterior mean, normalised, in the autoencoder's dtype.
+    # ---- pixels and latents --------------------------------------------------------------------
 
-        pictures [B, 3, H, W], any size: right and bottom are extended by their edge to a multiple
-        of `stride`; -> [B, C, h, w], float32 unless the autoencoder was loaded in float64.
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Latents of pixels in 0..1: the posterior mean, normalised, in the autoencoder's dtype.
+
+        Pictures or clips of any size: right and bottom are extended by their edge to a multiple
+        of `stride`, a clip by its last frame to 1 + 4k frames. -> [B, C, h, w] or
+        [B, C, t, h, w], float32 unless the autoencoder was loaded in float64.
         """
-        bottom, right = (-side % self.stride for side in pictures.shape[2:])
-        pixels = pictures.to(next(self.vae.parameters()))
-        pixels = F.pad(pixels, (0, right, 0, bottom), mode="replicate")  # [B, 3, 8h, 8w]
-        return self.vae.encode(pixels * 2 - 1, tile=self.tile)  # [B, C, h, w]
+        if self.video:
+            return torch.cat(list(self.encode_stream([pixels])), 2)
+        return self.vae.encode(self.padded(pixels), tile=self.tile)
 
     @torch.no_grad()
-    def decode(self, latent: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Pictures [B, 3, H, W] in 0..1 from latents [B, C, h, w]; cut to size (H, W) if given."""
+    def decode(self, latent: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
+        """Pixels in 0..1 of a latent; cut to size (H, W), or (T, H, W) of a clip, if given."""
+        if self.video:
+            T, *sides = size or (None, None, None)
+            return torch.cat(list(self.decode_stream([latent], sides)), 2)[:, :, :T]
         latent = latent.to(next(self.vae.parameters()))
-        pixels = self.vae.decode(latent, tile=self.tile)  # [B, 3, 8h, 8w]
-        H, W = size or pixels.shape[2:]
-        return (pixels[:, :, :H, :W] / 2 + 0.5).clamp(0, 1)  # [B, 3, H, W]
+        return shown(self.vae.decode(latent, tile=self.tile), size)
+
+    @torch.no_grad()
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """`encode` of a clip that comes in chunks [B, 3, any, H, W]: [B, C, 1, h, w] at a time."""
+
+        def filled() -> Iterator[Tensor]:
+            frames = 0
+            for chunk in chunks:
+                pixels = self.padded(chunk)
+                frames, last = frames + pixels.shape[2], pixels[:, :, -1:].clone()
+                yield pixels
+            if missing := (1 - frames) % self.vae.time_stride if frames else 0:
+                yield last.expand(-1, -1, missing, -1, -1)
+
+        yield from self.vae.encode_chunks(filled(), self.tile)
+
+    @torch.no_grad()
+    def decode_stream(self, latents: Iterable[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
+        """`decode` of a latent in chunks [B, C, any, h, w]: one frame, then four at a time.
+
+        -> [B, 3, 1 or 4, H, W] with size (H, W); frames that `encode_stream` added stay.
+        """
+        like = next(self.vae.parameters())
+        for pixels in self.vae.decode_chunks((z.to(like) for z in latents), self.tile):
+            yield shown(pixels, size)
+
+    def padded(self, pixels: Tensor) -> Tensor:
+        """Pixels in -1..1 for the autoencoder, whose sides are multiples of `stride`."""
+        bottom, right = (-side % self.stride for side in pixels.shape[-2:])
+        margins = (0, right, 0, bottom, 0, 0)[: 2 * pixels.ndim - 4]
+        pixels = F.pad(pixels.to(next(self.vae.parameters())), margins, mode="replicate")
+        return pixels * 2 - 1  # [B, 3, 8h, 8w] or [B, 3, T, 8h, 8w]
+
+    # ---- the frozen model ----------------------------------------------------------------------
 
     def prepare(self, prompts: Sequence[Any], s_values: Tensor | None = None) -> Any:
         """What K prompts contribute at any picture and step, computed once: pass it as `prompt`.
 
-        s_values [T]: the noise levels that `velocity` will be called with, whose modulation is
-        then computed once too; None leaves it to every call.
+        s_values: the noise levels that `velocity` will be called with, whose modulation is then
+        computed once too; None leaves it to every call. ValueError for prompts of two spaces, or
+        of token space where the encoder was not kept.
         """
+        spaces = {getattr(prompt, "space", "embedding") for prompt in prompts}
+        if len(spaces) > 1:
+            raise ValueError(f"prompts of {' and '.join(sorted(spaces))} space cannot be mixed")
+        if spaces == {"token"}:
+            with torch.no_grad():
+                return Contexts(torch.cat([self.read(prompt.tokens) for prompt in prompts]))
         times = None if s_values is None else self.told(s_values.to(self.device))
+        if self.video:
+            return self.model.prepare(prompts, self.context, times)
         return self.model.prepare(prompts, times, self.pooled, self.vector(1))
 
     def velocity(self, x: Tensor, s: Tensor, prompt: Any = None) -> Tensor:
-        """The frozen model's eps - x0 at states x [B, C, h, w] of noise level s [B] in 0..1.
+        """The frozen model's eps - x0 at states x [B, C, ...] of noise level s [B] in 0..1.
 
-        prompt: None, one Prompt, or the result of `prepare`; the velocities of several prompts
-        are averaged (the paper's mixed degradations) and run as one batch. -> x's shape and dtype.
+        prompt: None, one Prompt or Tokens, or the result of `prepare`; the velocities of several
+        prompts are averaged (the paper's mixed degradations) and run as one batch. -> x's shape
+        and dtype.
         """
-        K = len(prompt.qkv[0]) if hasattr(prompt, "qkv") else 1
-        states = x.repeat_interleave(K, 0)  # [BK, C, h, w]
+        context = self.context
+        if getattr(prompt, "space", "") == "token":
+            prompt = Contexts(self.read(prompt.tokens))
+        K = getattr(prompt, "count", 1)
+        states = x.repeat_interleave(K, 0)  # [BK, C, ...]
         times = self.told(s).repeat_interleave(K)  # [BK]
-        v = self.model(states, times, self.context, self.pooled, self.vector(len(times)), prompt)
-        return v.to(x.dtype).unflatten(0, (-1, K)).mean(1)  # [B, C, h, w]
+        if isinstance(prompt, Contexts):
+            # One context serves any batch; of several, sample r takes row r % K.
+            context, prompt = prompt.rows.repeat(1 if K == 1 else len(x), 1, 1), None
+        summary = () if self.video else (self.pooled, self.vector(len(times)))
+        v = self.model(states, times, context, *summary, prompt)
+        return v.to(x.dtype).unflatten(0, (-1, K)).mean(1)  # [B, C, ...]
 
     def told(self, s: Tensor) -> Tensor:
-        return grid_flux(s) if self.grid else s
+        """The time as the model is told it."""
+        if not self.grid:
+            return s
+        return grid_wan(s) if self.video else grid_flux(s)
 
     def vector(self, B: int) -> Tensor | None:
         """The guidance as the model takes it, float32: bfloat16 would round 1000 g."""
         if self.guidance is None:
             return None
         return torch.full((B,), self.guidance, device=self.device)  # [B]
+
+    # ---- token space ---------------------------------------------------------------------------
+
+    def words(self) -> Tensor:
+        """The text encoder's input embeddings of the text that the model is told: [L, Dt]."""
+        return self.reader().shared(self.ids)[0].float()
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """The text conditioning [1, L, Dc] of input embeddings [L, Dt], with gradients to them.
+
+        All L rows are true tokens: no mask, and in WAN no zero rows after them. So the null
+        prompt's own embeddings give FLUX what "" gives it, and WAN something else.
+        """
+        x = tokens[None].to(self.reader().shared.weight)  # [1, L, Dt]
+        if x.shape[1:] != (want := (self.length, self.text_width)):
+            raise ValueError(f"prompt of {list(x.shape[1:])} tokens, this backbone's {list(want)}")
+        return self.encoder.encode(x).to(self.dtype)
+
+    def reader(self) -> nn.Module:
+        if self.encoder is None:
+            raise ValueError(
+                "prompts in token space need the text encoder: load_backbone(keep_encoder=True)"
+            )
+        return self.encoder
+
+
+def shown(pixels: Tensor, size: Sequence[int | None] | None) -> Tensor:
+    """The autoencoder's -1..1 as 0..1, cut to size (H, W)."""
+    H, W = size or (None, None)
+    return (pixels[..., :H, :W] / 2 + 0.5).clamp(0, 1)

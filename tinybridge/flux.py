@@ -47,6 +47,11 @@ class Terms:
     times: Tensor | None  # [T]
     modulation: list[Tensor] | None  # n + 1 of [T, 12 | 3 | 2, D], the last is the final layer's
 
+    @property
+    def count(self) -> int:
+        """K, in how many copies `forward` wants every sample."""
+        return len(self.qkv[0])
+
     def at(self, t: Tensor) -> list[Tensor]:
         """Rows of the modulation table for t [B]: n + 1 of [B, 12 | 3 | 2, D]."""
         hit = t.float()[:, None] == self.times.float()  # [B, T]
@@ -188,14 +193,9 @@ class Flux(nn.Module):
         return [*self.double_blocks, *self.single_blocks]
 
     def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        context: Tensor,
-        pooled: Tensor,
-        guidance: Tensor | None = None,
-        prompt=None,
-    ) -> Tensor:
+        self, x: Tensor, t: Tensor, context: Tensor, pooled: Tensor,
+        guidance: Tensor | None = None, prompt=None,
+    ) -> Tensor:  # fmt: skip
         """Velocity [B, C, H, W] of latents x [B, C, H, W] at times t [B] in 0..1, where 1 is noise.
 
         context [B or 1, L, Dc] from T5, pooled [B or 1, Dp] from CLIP, guidance [B or 1]: 1.0 in

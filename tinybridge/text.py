@@ -128,14 +128,17 @@ class T5Encoder(nn.Module):
         mask [B, L] bool: tokens that may be attended to. FLUX gives none, so that padding counts;
         WAN gives the true tokens.
         """
-        x = self.shared(ids)  # [B, L, D]
+        return self.encode(self.shared(ids), mask)
+
+    def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """As `forward`, of input embeddings x [B, L, D]: what a prompt in token space learns."""
         hidden = None
         if mask is not None:  # the lowest number, not -inf: a row without any token stays finite
             hidden = (~mask[:, None, None]).to(x) * torch.finfo(x.dtype).min  # [B, 1, 1, L]
         for block in self.encoder.block:
             attention = block.layer[0].SelfAttention
             if hasattr(attention, "relative_attention_bias"):
-                bias = attention.bias(ids.shape[1])  # [1, h, L, L]
+                bias = attention.bias(x.shape[1])  # [1, h, L, L]
                 bias = bias if hidden is None else bias + hidden  # [B, h, L, L]
             x = block(x, bias)
         return self.encoder.final_layer_norm(x)
