@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from tinybridge.metrics import psnr, ssim
+from tinybridge.metrics import psnr, ssim, temporal_difference
 
 
 def pictures(*shape):
@@ -61,3 +61,21 @@ def test_ssim_agrees_with_scikit_image():
         expected = full[:, 5:-5, 5:-5].mean()
         assert ssim(a, b)[k].item() == pytest.approx(expected, abs=1e-6)
         assert ssim(a, b.flip(2))[k].item() != pytest.approx(expected, abs=1e-2)
+
+
+def test_clips_are_measured_frame_by_frame():
+    a, b = pictures(2, 3, 4, 20, 17)  # [B, C, T, H, W]
+    for measure in (psnr, ssim):
+        each = torch.stack([measure(a[:, :, t], b[:, :, t]) for t in range(4)], 1)  # [B, T]
+        torch.testing.assert_close(measure(a, b), each.mean(1))
+        assert not torch.allclose(measure(a, b.flip(2)), each.mean(1))
+
+
+def test_temporal_difference_is_its_definition():
+    a, _ = pictures(2, 3, 4, 5, 6)
+    expected = [np.abs(x[:, 1:] - x[:, :-1]).mean() for x in a.double().numpy()]
+    assert np.allclose(temporal_difference(a), expected)
+    still = a[:, :, :1].expand(-1, -1, 4, -1, -1)
+    assert (temporal_difference(still) == 0).all()
+    ramp = 0.1 * torch.arange(4.0).view(1, 1, 4, 1, 1).expand(1, 3, -1, 5, 5)
+    assert temporal_difference(ramp).item() == pytest.approx(0.1)

@@ -1,7 +1,9 @@
-"""PSNR and SSIM of pictures in 0..1.
+"""PSNR and SSIM of pictures and clips in 0..1, and how much a clip changes from frame to frame.
 
-Letters: B batch, C channels, H W picture size.
+Letters: B batch, C channels, T frames, H W picture size.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,12 @@ from torch import Tensor
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, [B], of a and b [B, C, H, W] in 0..1; equal: infinite."""
+    """Peak signal-to-noise ratio in dB, [B], of a and b [B, C, H, W] in 0..1; equal: infinite.
+
+    Of clips [B, C, T, H, W] the mean over their frames.
+    """
+    if a.ndim == 5:
+        return over_frames(psnr, a, b)
     return -10 * (a - b).double().square().flatten(1).mean(1).log10()  # [B]
 
 
@@ -18,8 +25,10 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     Gaussian window 11x11 of deviation 1.5, K = 0.01 and 0.03, population covariance, averaged
     over the positions where the window fits and over channels. In pictures smaller than 11 the
-    window shrinks to the largest odd size that fits.
+    window shrinks to the largest odd size that fits. Of clips [B, C, T, H, W] the mean over frames.
     """
+    if a.ndim == 5:
+        return over_frames(ssim, a, b)
     size = min(11, *(side - 1 + side % 2 for side in a.shape[2:]))
     x = torch.arange(size, dtype=torch.float64, device=a.device) - size // 2
     g = (-0.5 * (x / 1.5).square()).exp()
@@ -32,3 +41,17 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     similarity = (2 * ma * mb + 0.01**2) * (2 * cov + 0.03**2)
     similarity = similarity / ((ma * ma + mb * mb + 0.01**2) * (va + vb + 0.03**2))
     return similarity.flatten(1).mean(1).unflatten(0, (-1, C)).mean(1)  # [B]
+
+
+def over_frames(measure: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """The mean over frames, [B], of a measure of pictures, of clips a and b [B, C, T, H, W]."""
+    pictures = (clip.transpose(1, 2).flatten(0, 1) for clip in (a, b))  # [BT, C, H, W] each
+    return measure(*pictures).unflatten(0, (len(a), -1)).mean(1)  # [B]
+
+
+def temporal_difference(clip: Tensor) -> Tensor:
+    """Mean absolute difference of consecutive frames, [B], of clips [B, C, T > 1, H, W] in 0..1.
+
+    It holds what moves and what flickers: compare it with the clean clip's, 0 is no aim.
+    """
+    return clip.double().diff(dim=2).abs().flatten(1).mean(1)  # [B]
