@@ -21,19 +21,20 @@ import weights
 from tinybridge import bridge, data, resume, video
 from tinybridge.backbone import Backbone
 from tinybridge.files import Job, restore_clip, restore_picture
-from tinybridge.prompt import Prompt
+from tinybridge.prompt import Prompt, Tokens
 from tinybridge.stream import Windows
 
 USUAL = {"bridge": "desired", "t0": "0.4", "grid": "true"}  # what mixed prompts must agree on
 
 
-def load_prompts(files: list[Path]) -> tuple[list[Prompt], dict[str, str]]:
+def load_prompts(files: list[Path]) -> tuple[list[Prompt | Tokens], dict[str, str]]:
     """The prompts and what they agree on; ValueError naming two files that do not."""
     prompts, first = [Prompt.load(file) for file in files], None
     for file, prompt in zip(files, prompts, strict=True):
         told = {key: prompt.meta.get(key, value) for key, value in USUAL.items()}
+        told["space"] = prompt.space
         first = first or told
-        for key in USUAL:
+        for key in told:
             if told[key] != first[key]:
                 raise ValueError(
                     f"{file} was trained with {key} {told[key]}, {files[0]} with {first[key]}: "
@@ -86,19 +87,18 @@ def namesake(file: Path, clips: list[Path], folder: Path) -> Path:
     return same[0]
 
 
-def load_backbone(flags: argparse.Namespace, prompts: list[Prompt], grid: bool) -> Backbone:
+def load_backbone(flags: argparse.Namespace, prompts: list, grid: bool) -> Backbone:
     """The backbone as the flags say. ValueError names the prompt's file that does not fit it."""
     dtype = getattr(torch, flags.dtype, None)  # "auto": None
-    tokens = any(getattr(prompt, "space", "embedding") == "token" for prompt in prompts)
+    keep = prompts[0].space == "token"
     backbone = weights.load_backbone(
-        flags.backbone, flags.weights, flags.device, dtype, flags.text, keep_encoder=tokens
+        flags.backbone, flags.weights, flags.device, dtype, flags.text, keep_encoder=keep
     )
+    sizes = backbone.length, backbone.width, backbone.blocks, backbone.text_width
     backbone.grid, backbone.tile = grid, flags.tile
     for file, prompt in zip(flags.prompt, prompts, strict=True):
         try:
-            prompt.to(flags.device).check(
-                flags.backbone, backbone.length, backbone.width, backbone.blocks
-            )
+            prompt.to(flags.device).check(flags.backbone, *sizes)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
     return backbone
@@ -145,8 +145,9 @@ def run(flags: argparse.Namespace) -> int:
     for job in tqdm(work, "restore", disable=backbone.video or len(work) == 1):
         try:
             measures = one(job, backbone, prompts, **options)
-        except (ValueError, OSError) as error:
-            tqdm.write(f"error: {error}", file=sys.stderr)
+        except (ValueError, OSError, torch.OutOfMemoryError) as error:
+            unnamed = f"{job.file}: " if isinstance(error, torch.OutOfMemoryError) else ""
+            tqdm.write(f"error: {unnamed}{str(error).splitlines()[0]}", file=sys.stderr)
             failed += 1
             continue
         if measures:

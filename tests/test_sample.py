@@ -16,7 +16,7 @@ import sample
 import weights
 from tinybridge import data, files, scenes
 from tinybridge.metrics import psnr, ssim
-from tinybridge.prompt import Prompt
+from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restore import restore
 
 ROOT = Path(__file__).parents[1]
@@ -270,6 +270,20 @@ def test_a_picture_that_is_not_finite_is_refused(prompts, tmp_path, monkeypatch,
     assert run(*flags) == 2
     assert "a.png: a restored picture is not finite" in capsys.readouterr().err
     assert not any((tmp_path / "out").iterdir())
+
+
+def test_prompts_in_token_space(prompts, tmp_path, capsys):
+    backbone = weights.load_backbone("flux", keep_encoder=True)
+    chosen = Tokens.init(backbone.words(), 0, noise=1.0)
+    chosen.meta = {"backbone": "flux", "bridge": "desired", "t0": "0.4", "grid": "true"}
+    chosen.save(tmp_path / "t.safetensors")
+    data.write(tmp_path / "a.png", torch.from_numpy(picture(32, 32)).permute(2, 0, 1) / 255)
+    flags = ["--input", tmp_path / "a.png", "--out", tmp_path / "out"]
+    assert run("--prompt", tmp_path / "t.safetensors", *flags) == 0
+    expected = restore(backbone, [chosen], data.read(tmp_path / "a.png").pixels[None], steps=3)[0]
+    assert (data.read(tmp_path / "out/a.png").pixels - expected).abs().max() <= 0.5 / 255 + 1e-5
+    assert run("--prompt", prompts[0], tmp_path / "t.safetensors", *flags) == 2
+    assert "was trained with space token" in capsys.readouterr().err
 
 
 def test_a_sentence_changes_the_picture(prompts, tmp_path):

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tinybridge import data, video
-from tinybridge.metrics import ssim
+from tinybridge.metrics import psnr, ssim
 from tinybridge.restore import restore
 from tinybridge.stream import restore_stream
 
@@ -88,23 +88,22 @@ def judged(
 ) -> Iterator[Tensor]:
     """Passes restored frames [3, n, H, W] on; leaves in `row` what the clean ones say of them.
 
-    PSNR over all pixels, SSIM, and of several frames the mean absolute change from one to the
-    next, the clean clip's too. Restored pixels count as a file holds them: in 8 bit.
+    PSNR and SSIM, their means over frames, and of several frames the mean absolute change from
+    one to the next, the clean clip's too. Restored pixels count as a file holds them: in 8 bit.
     """
-    parts = restored, degraded, clean
+    parts = degraded, restored, clean
     frames = ((f for chunk in part for f in chunk.unbind(1)) for part in parts)  # [3, H, W] each
-    error, like, change = (torch.zeros(k, dtype=torch.float64) for k in (2, 2, 3))
-    n, last = 0, None
-    for mine, *others in zip(*frames, strict=True):
+    total, n, last = torch.zeros(7, dtype=torch.float64), 0, None
+    for bad, mine, good in zip(*frames, strict=True):
         yield mine[:, None]
-        now = torch.stack(((mine * 255).round() / 255, *others)).double()  # [3, 3, H, W]
-        error += (now[:2] - now[2]).square().flatten(1).mean(1)
-        like += ssim(now[:2], now[[2, 2]])
-        change += 0 if last is None else (now - last).abs().flatten(1).mean(1)
+        now = torch.stack((bad, (mine * 255).round() / 255, good)).double()  # [3, 3, H, W]
+        pairs = now[:2], now[[2, 2]]
+        alike = torch.stack((psnr(*pairs), ssim(*pairs)), 1)  # [2, 2]: degraded, restored
+        change = (now - (now if last is None else last)).abs().flatten(1).mean(1)  # [3]
+        total += torch.cat((alike.flatten(), change))
         n, last = n + 1, now
-    psnr = -10 * (error / n).log10()
-    for k, name in ((1, "_degraded"), (0, "")):
-        row["psnr" + name], row["ssim" + name] = psnr[k].item(), (like[k] / n).item()
+    names = "psnr_degraded", "ssim_degraded", "psnr", "ssim"
+    row |= zip(names, (total[:4] / n).tolist(), strict=True)
     if n > 1:
-        for name, total in zip(("", "_degraded", "_clean"), change, strict=True):
-            row["change" + name] = total.item() / (n - 1)
+        names = "change_degraded", "change", "change_clean"
+        row |= zip(names, (total[4:] / (n - 1)).tolist(), strict=True)

@@ -154,7 +154,8 @@ def restore_stream(
     steps, t0, window or overlap that cannot be, KeyError for an unknown bridge.
     """
     path, ts = bridges.BRIDGES[bridge], bridges.times(t0, steps=steps)
-    windows = Windows.of(window or backbone.window, overlap, backbone.vae.time_stride)
+    window = backbone.window if window is None else window
+    windows = Windows.of(window, overlap, backbone.vae.time_stride)
     chunks = iter(frames)
     if (first := next(chunks, None)) is None:
         return
