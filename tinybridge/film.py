@@ -2,9 +2,10 @@
 
 The frames of a file are decoded, those that take their place are encoded anew (H.264 in .mp4, .mov
 and .mkv, VP9 in .webm), each at its own time, and the audio packets are copied bit for bit. Frames
-are 8 bit RGB, deeper ones are rounded; they go back with the colour matrix, range and transfer that
-the file names, so HDR stays HDR in 8 bit. Phone videos come out upright. Left out: transparency,
-subtitles, data tracks, further video tracks, titles.
+are 8 bit RGB, deeper ones are rounded; they go back with the colour matrix and transfer that the
+file names, so HDR stays HDR in 8 bit, always in limited range: the scaler's full range is off by
+half a step. Phone videos come out upright. Left out: transparency, subtitles, data tracks, further
+video tracks, titles.
 
 Letters: H W size in pixels, n frames of a chunk.
 """
@@ -29,8 +30,9 @@ MUXERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 H264 = {"crf": "13", "preset": "medium"}
 VP9 = {"crf": "13", "b": "0", "deadline": "good", "cpu-used": "4"}
 MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # number in the file: the scaler's number
+COLOURS = ("colorspace", "color_range", "color_primaries", "color_trc")
 EXACT = 4 | 0x40000 | 0x2000  # the scaler's flags: bicubic, accurate rounding, full chroma
-FULL, UNSAID = 2, 2  # the range 0..255; a matrix that is not named
+UNSAID, LIMITED = 2, 1  # a matrix that is not named; the range 16..235
 
 
 @dataclass(frozen=True)
@@ -116,18 +118,17 @@ def _source(path: Path) -> Iterator[tuple[Any, Any]]:
     import av
 
     allowed = {"format_whitelist": "mov,matroska"}  # playlists could name other files
+    early = path.stat().st_size < _promised(path) and "breaks off before its first frame"
     try:
         container = av.open(str(path), options=allowed, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
-        cut = path.stat().st_size < _promised(path)
-        reason = "breaks off before its first frame" if cut else f"not a video ({error.strerror})"
-        raise ValueError(f"{path}: {reason}") from None
+        raise ValueError(f"{path}: {early or f'not a video ({error.strerror})'}") from None
     with container:
         cover = av.stream.Disposition.attached_pic
         videos = [s for s in container.streams.video if not s.disposition & cover]
         if not videos:
             held = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-            raise ValueError(f"{path}: no video in it, only {held}")
+            raise ValueError(f"{path}: {early or f'no video in it, only {held}'}")
         yield container, videos[0]
 
 
@@ -140,6 +141,7 @@ def _promised(path: Path) -> int:
             size = int.from_bytes(head[segment : segment + width]) & ((1 << 7 * width) - 1)
             live = size + 1 == 1 << 7 * width  # written without knowing its end
             return 0 if live else segment + width + size
+        file.seek(0)
         while len(box := file.read(16)) >= 8:
             size, kind = struct.unpack(">I4s", box[:8])
             size = int.from_bytes(box[8:]) if size == 1 else size
@@ -157,12 +159,12 @@ def _play(path: Path, container: Any, video: Any) -> Iterator[Any]:
 
     n = 0
     try:
-        for packet in container.demux():
+        for packet in container.demux(video, *container.streams.audio):
             if packet.stream_index == video.index:
                 for frame in packet.decode():
                     n += 1
                     yield frame
-            elif packet.stream.type == "audio" and packet.size:
+            elif packet.size:
                 yield packet
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path}: breaks off after {n} frames ({error.strerror})") from None
@@ -183,21 +185,18 @@ def probe(path: Path) -> Clip:
             first = None
         size, promised = path.stat().st_size, _promised(path)
         if size < promised:
-            raise ValueError(
-                f"{path}: breaks off: {size} of {promised} bytes and {len(times)} of "
-                f"{video.frames or 'an unknown number of'} frames are there"
-            )
+            frames = f"{len(times)} of {video.frames or 'more'} frames"
+            raise ValueError(f"{path}: breaks off: {size} of {promised} bytes, {frames} are there")
         if first is None:
             told = f"none of its {len(times)} frames can be decoded" if times else "no frames in it"
             raise ValueError(f"{path}: {told}")
         rate = video.average_rate or video.guessed_rate or Fraction(25)
-        names = ("colorspace", "color_range", "color_primaries", "color_trc")
-        tags = {name: int(getattr(first, name)) for name in names}
+        tags = {name: int(getattr(first, name)) for name in COLOURS}
+        tags["color_range"] = min(tags["color_range"], LIMITED)
         if first.format.is_rgb:
-            tags |= {"colorspace": UNSAID, "color_range": 0}
-        shape = video.sample_aspect_ratio
+            tags["colorspace"] = UNSAID
         upright = _upright(np.empty((first.height, first.width)), first).shape
-        if shape:
+        if shape := video.sample_aspect_ratio:
             tags["sample_aspect_ratio"] = shape if upright[0] == first.height else 1 / shape
     gaps = [late - early for early, late in itertools.pairwise(sorted(times))]
     return Clip(path, upright, len(times), rate, "video", notes(path, rate, gaps), tags)
@@ -273,8 +272,8 @@ def save(path: Path, scratch: Path, frames: Iterable[Tensor], like: Clip) -> Non
             for mark, pixels in matched(marks(), frames, like):
                 frame = scaler.reformat(
                     av.VideoFrame.from_ndarray(to_bytes(pixels), "rgb24"), format=context.pix_fmt,
-                    dst_colorspace=_matrix(like.tags["colorspace"], H, W), interpolation=EXACT,
-                    dst_color_range=FULL if like.tags["color_range"] == FULL else 1,
+                    dst_colorspace=_matrix(like.tags["colorspace"], H, W),
+                    dst_color_range=LIMITED, interpolation=EXACT,
                 )  # fmt: skip
                 frame.pts, frame.time_base, frame.duration = mark.pts, mark.time_base, mark.duration
                 put(path, out.mux, put(path, encoder.encode, frame))
