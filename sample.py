@@ -190,6 +190,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, torch.OutOfMemoryError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"stopped; what was restored before is in {flags.out}", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

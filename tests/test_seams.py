@@ -1,0 +1,71 @@
+"""Clips in windows through a WAN: nothing shows where windows meet, any length and size returns."""
+
+from functools import partial
+
+import pytest
+import torch
+from test_stream import STEPS, close, literal, random, walked
+from wan_oracles import tiny
+from wan_vae_oracles import CONFIGS, autoencoder
+
+from tinybridge import bridge as bridges
+from tinybridge.backbone import Backbone
+from tinybridge.stream import Windows, restore_stream
+
+DESIRED = bridges.BRIDGES["desired"]
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    """Random weights: space stride 8, time stride 4, windows of 9 frames."""
+    vae = autoencoder(CONFIGS["three-levels"])
+    context = random(1, 7, 20)
+    context[:, 3:] = 0
+    model = tiny(in_channels=vae.config.z_channels)
+    return Backbone("wan", model, vae, context, window=9)
+
+
+def seam(change: torch.Tensor, windows: Windows) -> float:
+    """Mean change between latent frames where a window begins or ends, over the mean elsewhere.
+
+    change [n]: k is from latent frame k to k + 1. Of a clip's frames take those at latent borders
+    alone: an autoencoder may change more there than inside, whatever the windows are.
+    """
+    stride, n = windows.size - windows.overlap, len(change) + 1
+    starts = range(stride, n - windows.overlap, stride)
+    ends = range(windows.size, n, stride)
+    at = torch.zeros(n - 1, dtype=torch.bool)
+    at[[k - 1 for k in (*starts, *ends)]] = True
+    return (change[at].mean() / change[~at].mean()).item()
+
+
+def still(x, s):
+    """A model that takes every window for a still picture: its estimate is the window's mean."""
+    return (x - x.mean(2, keepdim=True)) / s.view(-1, 1, 1, 1, 1)
+
+
+def test_what_windows_disagree_on_is_spread_over_the_overlap():
+    y, found = torch.linspace(0, 1, 45).view(1, 1, -1, 1, 1).expand(1, 4, -1, 8, 8), {}
+    for overlap in (0, 1, 2, 3):
+        x0 = walked(y, still, DESIRED, Windows(9, overlap))
+        found[overlap] = x0.mean((0, 1, 3, 4)).diff().abs()
+    assert seam(found[0], Windows(9, 0)) > 100
+    jump = [found[overlap].max().item() for overlap in range(4)]
+    assert jump[0] > 2 * jump[1] > 3 * jump[2] > 3 * jump[3]
+    assert jump[3] < 0.02273 + 1e-4, "as much as the clip itself changes from frame to frame"
+
+
+@pytest.mark.parametrize("size, overlap", ((3, 1), (5, 2)))
+def test_the_chain_is_the_whole_clip_moved_step_by_step(backbone, size, overlap):
+    levels = torch.stack([DESIRED.path(t, 0.4)[3] for t in bridges.times(steps=STEPS)]).float()
+    velocity = partial(backbone.velocity, prompt=backbone.prepare([], levels))
+    y, windows = random(1, 6, 12, 4, 6), Windows(size, overlap)
+    close(walked(y, velocity, DESIRED, windows), literal(y, velocity, DESIRED, windows))
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+def test_any_number_of_frames_of_any_size_comes_back(backbone, n):
+    height, width = 8 + n, 23 - n
+    clip = torch.rand(3, n, height, width)
+    out = torch.cat(list(restore_stream(backbone, [], clip.split(1, 1), steps=2)), 1)
+    assert out.shape == clip.shape and out.min() >= 0 and out.max() <= 1
