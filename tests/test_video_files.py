@@ -221,7 +221,11 @@ def test_formats_that_cannot_hold_it(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot be written"):
         video.write(tmp_path / "file" / "b.mp4", never, clip)
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["a.mp4", "file"]
+    (tmp_path / "c.mp4" / "kept").mkdir(parents=True)  # a folder in the place of a file
+    with pytest.raises(OSError, match="c.mp4: cannot be written"):
+        video.write(tmp_path / "c.mp4", video.read(clip), clip)
+    assert (tmp_path / "c.mp4" / "kept").is_dir()
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["a.mp4", "c.mp4", "file"]
 
 
 # ---- pairs and cubes -----------------------------------------------------------------------------

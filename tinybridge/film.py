@@ -80,7 +80,7 @@ def matched(
 
 def to_bytes(pixels: Tensor) -> np.ndarray:
     """[H, W, 3] in 0..255 of [3, H, W] in 0..1."""
-    whole = (pixels.detach().cpu().clamp(0, 1) * 255).round().byte()
+    whole = (pixels.detach().float().cpu().clamp(0, 1) * 255).round().byte()
     return whole.permute(1, 2, 0).contiguous().numpy()
 
 
@@ -100,7 +100,7 @@ def placed(path: Path) -> Iterator[Path]:
     put(path, partial(path.parent.mkdir, parents=True, exist_ok=True))
     try:
         yield scratch
-        if path.is_dir():  # a folder is not replaced in one step
+        if path.is_dir() and scratch.is_dir():  # not replaced in one step
             put(path, os.replace, path, older)
         put(path, os.replace, scratch, path)
         shutil.rmtree(older, ignore_errors=True)

@@ -41,9 +41,8 @@ def clips(path: Path) -> list[Path]:
     for item in sorted(path.iterdir()):
         suffix = item.suffix.lower()
         if item.is_dir():
-            found += (
-                [item] if any(f.suffix.lower() in data.SUFFIXES for f in item.iterdir()) else []
-            )
+            inside = any(file.suffix.lower() in data.SUFFIXES for file in item.iterdir())
+            found += [item] if inside else []
         elif suffix in SUFFIXES and (suffix not in data.SUFFIXES or _moves(item)):
             found.append(item)
         elif suffix in data.SUFFIXES:
