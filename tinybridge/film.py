@@ -39,7 +39,7 @@ UNSAID, LIMITED = 2, 1  # a matrix that is not named; the range 16..235
 class Clip:
     """What is known of a clip before it is restored.
 
-    size (H, W) upright; frames as the file's packets tell, which is what decodes of a sound file;
+    size (H, W) upright; frames as the packets of the file tell, before any is decoded;
     rate in frames per second, their mean where it varies, None for pictures; kind "video",
     "animation" or "pictures"; notes: lines to be told once; tags: colour and shape of the pixels,
     by the names of the encoder's attributes.
