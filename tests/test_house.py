@@ -18,6 +18,7 @@ PLAN = {  # file: floor, packages it may import besides torch and the standard l
     "tinybridge/causal.py": (0, ""),
     "tinybridge/tokens.py": (0, "sentencepiece"),
     "tinybridge/data.py": (0, "numpy PIL"),
+    "tinybridge/film.py": (0, "numpy av"),
     "tinybridge/scenes.py": (0, "numpy"),
     "tinybridge/clips.py": (1, "numpy"),
     "tinybridge/video.py": (1, "numpy PIL av"),
@@ -42,6 +43,7 @@ PLAN = {  # file: floor, packages it may import besides torch and the standard l
     "tinybridge/files.py": (2, "tqdm"),
     "tinybridge/training.py": (2, "tqdm"),
     "tinybridge/loading.py": (2, ""),
+    "tinybridge/sentences.py": (3, ""),
     "tinybridge/checkpoint.py": (0, "safetensors"),
     "tinybridge/fill.py": (1, ""),
     "tinybridge/tiny/pretrain.py": (2, "tqdm"),
@@ -144,8 +146,9 @@ def test_readme_names_files_that_exist():
     assert {Path(name).name for name in PLAN} - {"__init__.py"} <= files, "README has a file guide"
 
 
-def test_readme_repeats_the_measured_table():
-    table = (ROOT / "tests/degradations.md").read_text().strip()
+@pytest.mark.parametrize("name", ["flux", "wan"])
+def test_readme_repeats_the_measured_tables(name):
+    table = (ROOT / f"tests/degradations-{name}.md").read_text().strip()
     assert table in (ROOT / "README.md").read_text()
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import sample
 import train
-from tinybridge import data, scenes
+from tinybridge import data, scenes, training
 from tinybridge.metrics import psnr
 from tinybridge.prompt import Prompt
 
@@ -71,7 +71,8 @@ def test_a_run_leaves_what_it_promises(pairs, tmp_path, capsys):
     with (out / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == list(range(1, 13))
-    assert [bool(row["psnr"]) for row in rows] == [False, True] * 6
+    for measure in ("psnr", "ssim", "val_loss"):
+        assert [bool(row[measure]) for row in rows] == [False, True] * 6
     assert float(rows[0]["lr"]) == 0.15 and float(rows[-1]["lr"]) < 0.01
 
     with (out / "results.csv").open(newline="") as file:
@@ -86,8 +87,7 @@ def test_a_run_leaves_what_it_promises(pairs, tmp_path, capsys):
 
 def test_learning_helps_on_the_bundled_model(tmp_path, monkeypatch, capsys):
     """Haze of drawn scenes, a fifth of the default budget: at least 3 dB above the input."""
-    monkeypatch.setattr(train, "SCENES", 512)
-    monkeypatch.setattr(train, "HELD_OUT", 16)
+    monkeypatch.setattr(training, "SCENES", (512, 16))
     out = tmp_path / "run"
     assert train.main(["--backbone", "flux", "--steps", "60", "--out", str(out)]) == 0
     assert "drawn scenes (no --data), haze" in capsys.readouterr().out
@@ -99,14 +99,14 @@ def test_learning_helps_on_the_bundled_model(tmp_path, monkeypatch, capsys):
 
 def stop_in_step(monkeypatch, step: int, number: int) -> None:
     """Sends this process a signal while it computes that step's gradients."""
-    real = train.gradients
+    real = training.gradients
 
-    def gradients(backbone, prompt, pairs, flags, now):
+    def gradients(backbone, prompt, pairs, settings, now):
         if now == step:
             os.kill(os.getpid(), number)
-        return real(backbone, prompt, pairs, flags, now)
+        return real(backbone, prompt, pairs, settings, now)
 
-    monkeypatch.setattr(train, "gradients", gradients)
+    monkeypatch.setattr(training, "gradients", gradients)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -184,12 +184,12 @@ def test_two_processes_learn_what_one_does(pairs, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(pairs, tmp_path, monkeypatch, capsys):
-    real = train.gradients
+    real = training.gradients
 
-    def gradients(backbone, prompt, pairs, flags, step):
-        return real(backbone, prompt, pairs, flags, step) if step < 4 else float("nan")
+    def gradients(backbone, prompt, pairs, settings, step):
+        return real(backbone, prompt, pairs, settings, step) if step < 4 else float("nan")
 
-    monkeypatch.setattr(train, "gradients", gradients)
+    monkeypatch.setattr(training, "gradients", gradients)
     out = tmp_path / "run"
     assert train.main([*BASE, "--data", str(pairs), "--steps", "12", "--out", str(out)]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -239,6 +239,8 @@ def wrong(tmp_path: Path, pairs: Path) -> dict[str, tuple[list[object], str]]:
         "t0": (["--data", pairs, "--t0", 1.5], "t0 is 1.5"),
         "steps": (["--data", pairs, "--steps", 0], "must be positive"),
         "rate": (["--data", pairs, "--lr", -1], "must be positive"),
+        "size": (["--data", pairs, "--size", "0"], "--size 0: expected a side in pixels"),
+        "frames": (["--data", pairs, "--size", "32x9"], "expected a side in pixels, as 64"),
         "nothing to resume": (["--data", pairs, "--resume"], "nothing to resume"),
     }
 
@@ -246,7 +248,7 @@ def wrong(tmp_path: Path, pairs: Path) -> dict[str, tuple[list[object], str]]:
 CASES = [
     "no data", "no weights", "empty weights", "empty folder", "no pairs", "no partner",
     "sizes differ", "not a picture", "too small", "one pair", "no such rows", "no such kind",
-    "out is a file", "t0", "steps", "rate", "nothing to resume",
+    "out is a file", "t0", "steps", "rate", "size", "frames", "nothing to resume",
 ]  # fmt: skip
 
 

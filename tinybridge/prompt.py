@@ -1,8 +1,12 @@
-"""The learned prompt: one residual for all blocks and one scalar gate per block, and its files.
+"""The learned prompt, in either of two spaces, and its files.
 
-Everything that training changes is in here: P [L, D] and gate [n], float32. What a block does
-with them stands in flux.py. Ours are .safetensors files with metadata; the authors' are .pt files
-(arXiv 2604.04924, `deep_prompt_bank` and `alphas`), read without executing pickled code.
+Everything that training changes is in here. Embedding space, the paper's: one residual P [L, D]
+for all blocks and one scalar gate per block, [n]; what a block does with them stands in flux.py
+and wan.py. Token space, which the paper finds too small: the input embeddings [L, Dt] of the
+frozen text encoder. All float32.
+
+Ours are .safetensors files with metadata; the authors' are .pt files (arXiv 2604.04924,
+`deep_prompt_bank` and `alphas`), read without executing pickled code.
 """
 
 import os
@@ -24,6 +28,8 @@ class Prompt(nn.Module):
     are not finite.
     """
 
+    space = "embedding"
+
     def __init__(self, residual: Tensor, gates: Tensor, meta: dict[str, str] | None = None):
         super().__init__()
         if residual.ndim != 2 or gates.ndim != 1:
@@ -31,15 +37,8 @@ class Prompt(nn.Module):
                 f"prompt with residual {list(residual.shape)} and gates {list(gates.shape)}: "
                 "[L, D] and [n] are expected"
             )
-        for name, tensor in (("residual", residual), ("gates", gates)):
-            if not tensor.isfinite().all():
-                bad = int((~tensor.isfinite()).sum())
-                raise ValueError(
-                    f"prompt has {bad} NaN or infinite values in its {name}: it is damaged, or "
-                    "its training diverged; take an earlier one"
-                )
-        self.residual = nn.Parameter(residual.detach().float().clone())
-        self.gates = nn.Parameter(gates.detach().float().clone())
+        self.residual = _parameter("residual", residual)
+        self.gates = _parameter("gates", gates)
         self.meta = dict(meta or {})
 
     @classmethod
@@ -54,9 +53,9 @@ class Prompt(nn.Module):
         residual = std * torch.randn(length, width, generator=generator)  # [L, D]
         return cls(residual, torch.full((blocks,), gate))
 
-    @classmethod
-    def load(cls, path: str | Path) -> "Prompt":
-        """Reads our .safetensors or the authors' .pt.
+    @staticmethod
+    def load(path: str | Path) -> "Prompt | Tokens":
+        """Reads our .safetensors, of either space, or the authors' .pt.
 
         FileNotFoundError if there is none; ValueError, in one line with the file's name, for a
         file that is truncated, holds something else, would execute code, or is not finite.
@@ -66,7 +65,7 @@ class Prompt(nn.Module):
             raise FileNotFoundError(f"{path}: no such prompt file")
         try:
             read = _read_authors if path.suffix in (".pt", ".pth") else _read_ours
-            return cls(*read(path))
+            return read(path)
         except SafetensorError as error:
             raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -77,18 +76,11 @@ class Prompt(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Writes .safetensors with `meta` as metadata, all or nothing."""
-        path = Path(path)
-        scratch = path.with_name(path.name + ".tmp")
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        try:
-            save_file(tensors, scratch, {"format": "pt", **self.meta})
-            os.replace(scratch, path)
-        except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                scratch.unlink()
-            raise OSError(f"{path}: cannot be written ({error})") from None
+        _write(self, Path(path))
 
-    def check(self, name: str, length: int, width: int, blocks: int) -> None:
+    def check(
+        self, name: str, length: int, width: int, blocks: int, text_width: int | None = None
+    ) -> None:
         """ValueError naming both sides unless the prompt fits a backbone of these sizes."""
         of = self.meta.get("backbone", name)
         mine = (of, *self.residual.shape, len(self.gates))
@@ -100,17 +92,85 @@ class Prompt(nn.Module):
             )
 
 
-def _read_ours(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
+class Tokens(nn.Module):
+    """The token-space twin: what stands in the place of the embedded words, [L, Dt].
+
+    `meta` as in Prompt, which also reads and checks it in the same way.
+    """
+
+    space = "token"
+
+    def __init__(self, tokens: Tensor, meta: dict[str, str] | None = None):
+        super().__init__()
+        if tokens.ndim != 2:
+            raise ValueError(f"prompt with tokens {list(tokens.shape)}: [L, Dt] is expected")
+        self.tokens = _parameter("tokens", tokens)
+        self.meta = dict(meta or {})
+
+    @classmethod
+    def init(cls, words: Tensor, seed: int, noise: float = 0.02) -> "Tokens":
+        """Where training starts: the null prompt's embeddings words [L, Dt], a little apart.
+
+        Nearly all of them are one and the same padding token. Noise of 2 % of their size lets
+        each row go a way of its own without leaving what the encoder knows.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        size = words.square().mean().sqrt().item()
+        apart = torch.randn(words.shape, generator=generator).to(words)
+        return cls(words + noise * size * apart)
+
+    def save(self, path: str | Path) -> None:
+        """Writes .safetensors with `meta` as metadata, all or nothing."""
+        _write(self, Path(path))
+
+    def check(
+        self, name: str, length: int, width: int, blocks: int, text_width: int | None = None
+    ) -> None:
+        """ValueError naming both sides unless it fits; text_width: Dt, where it is known."""
+        mine = (self.meta.get("backbone", name), *self.tokens.shape)
+        if mine != (wanted := (name, length, text_width or mine[2])):
+            form = "{} with {} tokens of width {}"
+            raise ValueError(
+                f"prompt is for {form.format(*mine)}, but this backbone is "
+                f"{form.format(*wanted)}; load the weights it was trained on"
+            )
+
+
+def _parameter(name: str, tensor: Tensor) -> nn.Parameter:
+    """Trainable float32 of its own. ValueError for values that are not finite."""
+    if not tensor.isfinite().all():
+        bad = int((~tensor.isfinite()).sum())
+        raise ValueError(
+            f"prompt has {bad} NaN or infinite values in its {name}: it is damaged, or "
+            "its training diverged; take an earlier one"
+        )
+    return nn.Parameter(tensor.detach().float().clone())
+
+
+def _write(prompt: Prompt | Tokens, path: Path) -> None:
+    scratch = path.with_name(path.name + ".tmp")
+    tensors = {k: v.detach().cpu().contiguous() for k, v in prompt.state_dict().items()}
+    try:
+        save_file(tensors, scratch, {"format": "pt", **prompt.meta})
+        os.replace(scratch, path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            scratch.unlink()
+        raise OSError(f"{path}: cannot be written ({error})") from None
+
+
+def _read_ours(path: Path) -> Prompt | Tokens:
     with safe_open(path, framework="pt") as file:
-        names = set(file.keys())
+        names, meta = set(file.keys()), dict(file.metadata() or {})
+        if names == {"tokens"}:
+            return Tokens(file.get_tensor("tokens"), meta)
         if names != {"residual", "gates"}:
             found = ", ".join(sorted(names)[:3])
             raise ValueError(f"no prompt: tensors residual and gates expected, found {found}")
-        meta = dict(file.metadata() or {})
-        return file.get_tensor("residual"), file.get_tensor("gates"), meta
+        return Prompt(file.get_tensor("residual"), file.get_tensor("gates"), meta)
 
 
-def _read_authors(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
+def _read_authors(path: Path) -> Prompt:
     bank = torch.load(path, weights_only=True, map_location="cpu")
     try:
         prompts, alphas = bank["deep_prompt_bank"]["prompts"], bank["alphas"]
@@ -122,4 +182,4 @@ def _read_authors(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
             "no prompt of the authors: a dictionary with backend, deep_prompt_bank and alphas "
             "is expected"
         ) from None
-    return residual, gates, meta
+    return Prompt(residual, gates, meta)
