@@ -33,7 +33,9 @@ class Muon:
     @torch.no_grad()
     def step(self, lr: float) -> None:
         for (shape, weights), kept in zip(self.shapes.items(), self.momenta, strict=True):
-            gradient = torch.stack([w.grad.flatten(1) for w in weights])  # [n, r, c]
+            # Pictures do not reach a video model's layers over time.
+            grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+            gradient = torch.stack([grad.flatten(1) for grad in grads])  # [n, r, c]
             kept.mul_(self.momentum).add_(gradient)
             update = orthogonal(gradient + self.momentum * kept)  # [n, r, c]
             for weight, d in zip(weights, update, strict=True):  # as large as Adam's

@@ -59,7 +59,7 @@ def train_autoencoder(file: Path, clips: Tensor, steps: int, seed: int) -> AutoE
     bar = tqdm(range(first, steps), initial=first, total=steps, desc="autoencoder")
     for step in bar:
         g = torch.Generator().manual_seed(seed * 1_000_003 + step)  # resuming needs no saved state
-        frames, batch = ((1, 24), (5, 6), (9, 4), (9, 4))[step % 4]
+        frames, batch = ((1, 8), (5, 3), (9, 2))[step % 3]
         pick = torch.randint(len(clips) - HELD_OUT, (batch,), generator=g)
         start, top, left = (int(torch.randint(n, (), generator=g)) for n in (FRAMES - 8, 33, 33))
         x = clips[pick, start : start + frames, :, top : top + 32, left : left + 32]
