@@ -99,6 +99,15 @@ def test_changing_a_pad_changes_t5_without_a_mask_only():
     assert torch.equal(model(other, mask)[:, valid], model(ids, mask)[:, valid])
 
 
+def test_t5_of_input_embeddings_is_t5_of_their_ids():
+    model, ids, mask = t5(per_layer_bias=True), some_ids(L=20), some_mask(L=20)
+    words = model.shared(ids)
+    assert torch.equal(model.encode(words), model(ids))
+    assert torch.equal(model.encode(words, mask), model(ids, mask))
+    words[0, 3] += 0.1
+    assert error(model.encode(words), model(ids)) > 1e-4
+
+
 def test_a_row_without_any_token_stays_finite():
     mask = torch.zeros(2, 9, dtype=torch.bool)
     mask[0] = True

@@ -1,5 +1,8 @@
 """One restoration: picture -> encode -> bridge -> decode -> picture, as train.py and sample.py do.
 
+Clips that fit into one window go the same way, with frames as an axis before the sides; longer
+ones are stream.py's job.
+
 Letters: B batch, C h w latent, H W pixels, K prompts, T sampling steps.
 """
 
@@ -24,7 +27,7 @@ def restore(
     batch_size: int = 16,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Tensor:
-    """Restored pictures [B, 3, H, W] float32 in 0..1, on the CPU, from degraded ones.
+    """Restored pictures or clips [B, 3, ..., H, W] float32 in 0..1, on the CPU, of degraded ones.
 
     backbone: tinybridge.backbone.Backbone or what has its methods; prompts: K of them, mixed by
     the mean of their velocities, none: the frozen model alone, from the same noisy state. The
@@ -35,8 +38,8 @@ def restore(
     levels = torch.stack([path.path(t, t0)[3] for t in bridges.times(t0, steps=steps)])  # [T]
     terms, done = None, []
     for first in range(0, len(pictures), batch_size):
-        shown = pictures[first : first + batch_size]  # [B', 3, H, W]
-        y = backbone.encode(shown)  # [B', C, h, w]
+        shown = pictures[first : first + batch_size]  # [B', 3, ..., H, W]
+        y = backbone.encode(shown)  # [B', C, ..., h, w]
         if prompts and terms is None:
             terms = backbone.prepare(prompts, levels.to(y.dtype))
         generators = (torch.Generator().manual_seed(seed + first + k) for k in range(len(y)))
