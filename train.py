@@ -28,11 +28,11 @@ from tinybridge.backbone import Backbone
 from tinybridge.metrics import psnr
 from tinybridge.training import RANK, WORLD, Pairs, Settings
 
-DEFAULTS = {  # backbone, with --weights?: steps; rate in embedding and in token space; size
-    ("flux", False): (300, {"embedding": 0.15, "token": 0.05}, "64"),
-    ("flux", True): (300, {"embedding": 0.01, "token": 0.01}, "1024"),
-    ("wan", False): (300, {"embedding": 0.15, "token": 0.05}, "64x9"),
-    ("wan", True): (300, {"embedding": 0.01, "token": 0.01}, "480x33"),
+DEFAULTS = {  # backbone, with --weights?: steps; rate in each space, guesses with --weights; size
+    ("flux", False): (300, {"embedding": 0.15, "token": 0.1}, "64"),
+    ("flux", True): (300, {"embedding": 0.01, "token": 0.1}, "1024"),
+    ("wan", False): (300, {"embedding": 0.15, "token": 0.1}, "64x9"),
+    ("wan", True): (300, {"embedding": 0.01, "token": 0.1}, "480x33"),
 }
 
 # ---- pairs of files ----------------------------------------------------------------------------
