@@ -91,8 +91,10 @@ def load_backbone(flags: argparse.Namespace, prompts: list, grid: bool) -> Backb
     """The backbone as the flags say. ValueError names the prompt's file that does not fit it."""
     dtype = getattr(torch, flags.dtype, None)  # "auto": None
     keep = prompts[0].space == "token"
+    rows = len(next(prompts[0].parameters()))
+    length = 512 if flags.backbone == "wan" and rows == 512 else None  # the vendor's, not 226
     backbone = weights.load_backbone(
-        flags.backbone, flags.weights, flags.device, dtype, flags.text, keep_encoder=keep
+        flags.backbone, flags.weights, flags.device, dtype, flags.text, keep, length
     )
     sizes = backbone.length, backbone.width, backbone.blocks, backbone.text_width
     backbone.grid, backbone.tile = grid, flags.tile

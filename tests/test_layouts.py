@@ -1,5 +1,7 @@
 """One small FLUX in both published layouts: train.py and sample.py cannot tell them apart."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 from make_folders import write_folder
@@ -60,3 +62,14 @@ def test_another_model_gives_another_picture(layouts, tmp_path):
     other = write_folder(tmp_path / "other", "vendor", seed=50)
     a, b = (weights.load_backbone("flux", f) for f in (layouts["vendor"], other))
     assert (restore(a, [], pixels, steps=2) - restore(b, [], pixels, steps=2)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("rows", "length"), [(226, None), (512, 512)])
+def test_a_wan_prompt_of_512_rows_asks_for_the_vendors_length(rows, length, monkeypatch):
+    def load_backbone(*given):
+        raise ValueError(f"asked for {given[-1]}")
+
+    monkeypatch.setattr(weights, "load_backbone", load_backbone)
+    flags = Namespace(backbone="wan", weights=None, device="cpu", dtype="auto", text="")
+    with pytest.raises(ValueError, match=f"asked for {length}"):
+        sample.load_backbone(flags, [Prompt.init(rows, 8, 2, seed=0)], grid=True)
