@@ -32,16 +32,6 @@ def prepared(backbone: Backbone):
     return partial(backbone.velocity, prompt=backbone.prepare([], levels))
 
 
-def phases(change: torch.Tensor, windows: Windows) -> list[float]:
-    """The mean change [n - 1] from latent frame to latent frame, by its place between windows.
-
-    The last of them is where a window begins; the change to the clip's second latent frame is
-    left out, because the first one stands for one frame and not for four.
-    """
-    stride = windows.size - windows.overlap
-    return [change[1 + (k - 1) % stride :: stride].mean().item() for k in range(stride)]
-
-
 def still(x, s):
     """A model that takes every window for a still picture: its estimate is the window's mean."""
     return (x - x.mean(2, keepdim=True)) / s.view(-1, 1, 1, 1, 1)
@@ -68,11 +58,12 @@ def test_nothing_shows_where_windows_meet_in_clips_of_the_bundled_model():
             x0 = walked(y, velocity, DESIRED, Windows(3, overlap))
             change = x0.diff(dim=2).abs().mean((0, 1, 3, 4))  # [8]
             changes[overlap] = changes.get(overlap, 0) + change / len(ys)
-    *inside, border = phases(changes[0], Windows(3, 0))
-    usual = sum(inside) / len(inside)
-    shared = max(phases(changes[1], Windows(3, 1)))
-    print(f"windows apart {border / usual:.3f} of the change inside, shared {shared / usual:.3f}")
-    assert shared < 1.1 * usual
+    # The clip changes more in some places than in others: compare the same places.
+    ends = torch.arange(8) % 3 == 2  # where a window ends, if none overlaps
+    apart = (changes[0] / changes[1])[ends].mean().item()
+    shared = (changes[1] / changes[0])[~ends].mean().item()
+    print(f"between windows {apart:.3f} of what it is in shared ones, those {shared:.3f} of inside")
+    assert shared < 1.02
 
 
 @pytest.mark.parametrize("size, overlap", ((3, 1), (5, 2)))
