@@ -10,7 +10,7 @@ import torch
 from make_folders import error_of
 from transformers import UMT5Config, UMT5EncoderModel
 from wan_files import LENGTH, write_wan
-from wan_oracles import error, tiny
+from wan_oracles import error
 from wan_vae_oracles import autoencoder, small
 
 import weights
@@ -221,25 +221,35 @@ def test_missing_parts_are_one_line(folder):
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the authors' files lie beside the repository")
-def test_the_authors_prompts_fit_a_full_size_wan_and_run_in_its_first_two_blocks():
-    """Random weights of the 1.3B's widths; all 30 blocks take two minutes here."""
+def test_the_authors_prompts_run_in_a_full_size_wan():
+    """WAN 2.1 T2V 1.3B, all 30 blocks in bfloat16; drawing 1.4 billion numbers would take longer
+    than the rest, so every weight is a stretch of one million."""
     with torch.device("meta"):
-        whole = Wan(WanConfig())
+        whole = Wan(WanConfig()).requires_grad_(False)
+    whole = whole.to(torch.bfloat16).to_empty(device="cpu")
+    million = 0.02 * torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
+    for weight in whole.parameters():
+        flat = weight.view(-1)
+        for begin in range(0, len(flat), len(million)):
+            part = flat[begin : begin + len(million)]
+            part.copy_(million[: len(part)])
+    for name, weight in whole.named_parameters():
+        if "norm" in name and name.endswith("weight"):
+            weight.fill_(1)
     vae, context = autoencoder(small(16, dim=4)), torch.zeros(1, 226, 4096)
     context[0, 0] = torch.randn(4096, generator=torch.Generator().manual_seed(0))
-    full = Backbone("wan", whole, vae, context)
+    full = Backbone("wan", whole, vae, context.bfloat16())
     prompts = [Prompt.load(SHARED / f"prompts/wan_{kind}.pt") for kind in ("haze", "snow")]
     for prompt in prompts:
         prompt.check("wan", full.length, full.width, full.blocks)
-        prompt.gates.data = prompt.gates.data[:2]
-        with pytest.raises(ValueError, match="2 gates, but this backbone is wan .* 30 gates"):
-            prompt.check("wan", full.length, full.width, full.blocks)
 
-    backbone = replace(full, model=tiny(**vars(WanConfig(depth=2))))
-    x, s = backbone.encode(clip(1, 3, 9, 32, 32)), torch.tensor([0.4])  # [1, 16, 3, 4, 4]
+    x, s = full.encode(clip(1, 3, 5, 16, 16)), torch.tensor([0.4])  # [1, 16, 2, 2, 2]
     with torch.no_grad():
-        plain, one = backbone.velocity(x, s), backbone.velocity(x, s, prompts[0])
-        prepared = backbone.velocity(x, s, backbone.prepare(prompts[:1], s))
-    assert error(prepared, one) < 1e-5 and error(plain, one) > 1e-3
-    restored = restore(backbone, prompts, clip(1, 3, 9, 30, 30), steps=2)
-    assert restored.shape == (1, 3, 9, 30, 30) and restored.isfinite().all()
+        plain, one = full.velocity(x, s), full.velocity(x, s, prompts[0])
+        prepared = full.velocity(x, s, full.prepare(prompts[:1], s))
+    assert error(prepared, one) < 0.02 and error(plain, one) > 2 * error(prepared, one)
+    restored = restore(full, prompts, clip(1, 3, 5, 16, 16), steps=1)
+    assert restored.shape == (1, 3, 5, 16, 16) and restored.isfinite().all()
+    prompts[0].gates.data = prompts[0].gates.data[:29]
+    with pytest.raises(ValueError, match="29 gates, but this backbone is wan .* 30 gates"):
+        prompts[0].check("wan", full.length, full.width, full.blocks)
