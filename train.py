@@ -33,7 +33,7 @@ from tinybridge.training import RANK, WORLD, Pairs, Settings
 DEFAULTS = {  # by backbone and whether there are --weights
     ("flux", False): (300, {"embedding": 0.15, "token": 10.0}, "64"),
     ("flux", True): (300, {"embedding": 0.01, "token": 10.0}, "1024"),
-    ("wan", False): (300, {"embedding": 0.15, "token": 10.0}, "64x9"),
+    ("wan", False): (150, {"embedding": 0.4, "token": 10.0}, "64x9"),
     ("wan", True): (300, {"embedding": 0.01, "token": 10.0}, "480x33"),
 }
 
@@ -213,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--degradation", help=f"{', '.join(scenes.KINDS)} (default haze); with --data: which rows")
     add("--bridge", choices=tuple(bridge.BRIDGES), default="desired")
     add("--space", choices=("embedding", "token", "text"), default="embedding")
-    add("--steps", type=int, help="default 300")
+    add("--steps", type=int, help="default 300; 150 for the tiny WAN")
     add("--batch-size", type=int, default=16, help="over all processes")
     add("--lr", type=float, help="of the residual or the tokens; default: see DEFAULTS")
     add("--t0", type=float, default=0.4, help="flow time where restoration starts")

@@ -1,6 +1,6 @@
 """What preparing WAN's cross-attention saves: the literal two passes, one pass, prepared keys.
 
-    python -m tests.bench_wan                                   # one block of 1.3B, a minute
+    python -m tests.bench_wan > tests/wan.md                    # one block of 1.3B, a minute
     python -m tests.bench_wan --forward --depth 30 --device cuda --dtype bfloat16
 
 Random weights of full width, the null text (1 row of 226) and a prompt, by default for 33 frames

@@ -35,7 +35,7 @@ from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restore import restore
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # of torchrun
-SCENES, CLIPS = (2048, 64), (512, 16)  # drawn: how many to learn from, how many to judge by
+SCENES, CLIPS = (2048, 64), (256, 16)  # drawn: how many to learn from, how many to judge by
 EVALUATION_SEED = 1_000_000  # scene seeds: training below, evaluation here, tiny/make.py far above
 FEW = 16  # pairs that are looked at on the way
 SLOWER = {"gates": 5}  # learns at the rate over this: a gate moves a whole block
