@@ -47,7 +47,6 @@ def test_what_windows_disagree_on_is_spread_over_the_overlap():
     assert jump[3] < 0.02273 + 1e-4, "as much as the clip itself changes from frame to frame"
 
 
-@pytest.mark.skipif(not (weights.TINY / "wan").exists(), reason="no tiny WAN is bundled")
 def test_nothing_shows_where_windows_meet_in_clips_of_the_bundled_model():
     backbone, changes = weights.load_backbone("wan"), {}
     velocity = prepared(backbone)
