@@ -152,6 +152,13 @@ def test_readme_repeats_the_measured_tables(name):
     assert table in (ROOT / "README.md").read_text()
 
 
+def test_readme_repeats_the_tables_of_the_comparison():
+    tables = (ROOT / "notebooks/results/tables.md").read_text().split("\n\n")
+    for head in ("naive | ddbm | desired", "text | token | embedding"):
+        (table,) = (table for table in tables if head in table.split("\n")[0])
+        assert table.strip() in (ROOT / "README.md").read_text()
+
+
 def test_readme_has_one_line_to_run_and_one_to_test():
     lines = (ROOT / "README.md").read_text().splitlines()
     for mark in ("# run", "# test"):
