@@ -32,7 +32,7 @@ def test_recipe_end_to_end_and_resumed(tmp_path):
 
 
 def test_recipe_of_the_tiny_wan_end_to_end_and_resumed(tmp_path):
-    flags = ["--backbone", "wan", "--pictures", "200", "--batch-size", "2"]
+    flags = ["--backbone", "wan", "--pictures", "360", "--batch-size", "2"]
     flags += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "wan")]
     for steps in (1, 2):  # the autoencoder too goes on after its first step, in the second run
         subprocess.run(
@@ -47,7 +47,9 @@ def test_recipe_of_the_tiny_wan_end_to_end_and_resumed(tmp_path):
     assert not backbone.context[:, 1:].any() and backbone.context[:, 0].any()
     latents = torch.load(tmp_path / "work/latents-clips.pt", weights_only=True).float()
     assert latents.shape[1:] == (16, 4, 16, 16)
-    assert (latents.std((0, 2, 3, 4)) - 1.2).abs().max() < 0.4  # measured on other clips
+    measured = latents[-64:, :, :3]  # the held-out clips' first nine frames
+    assert measured.mean((0, 2, 3, 4)).abs().max() < 0.01
+    assert (measured.std((0, 2, 3, 4)) - 1.2).abs().max() < 0.01
     average = torch.load(tmp_path / "work/wan.pt", weights_only=True)["average"]
     weight = average["wan.patch_embedding.weight"]
     loaded = backbone.model.patch_embedding.weight
