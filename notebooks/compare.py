@@ -153,7 +153,8 @@ class Lab:
             prompts, told = [], {"sentence": tried[0]["sentence"]}
         else:
             model, prompts, tried, told = self.backbone, [self.prompt(job)], [], {}
-            curve = json.loads(prompts[0].meta["curve"])
+            first = job.sampler == self.budget.sampler  # other rows share its prompt and curve
+            curve = json.loads(prompts[0].meta["curve"]) if first else []
         settings, sampler = job.settings(), job.sampler
         shown = training.restored(model, prompts, pairs.degraded, settings, sampler, quiet=True)
         spent = {
@@ -273,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
     flags.out.mkdir(parents=True, exist_ok=True)
     lab = Lab(flags.backbone, flags.weights, flags.data, budget, flags.out, flags.store)
     runs, computed = flags.out / "runs.csv", 0
-    began, used = time.perf_counter(), time.process_time()
+    about, began, used = machine(lab), time.perf_counter(), time.process_time()
     jobs = list(dict.fromkeys(plan(lab, flags.only, flags.seeds)))
     try:
         for k, job in enumerate(jobs):
@@ -289,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         spent = (time.process_time() - used, time.perf_counter() - began)
         ran = zip(("runs", "cpu_seconds", "seconds"), (computed, *map(round, spent)), strict=True)
-        tables.append(flags.out / "machine.csv", [machine(lab) | dict(ran)])
+        tables.append(flags.out / "machine.csv", [about | dict(ran)])
     tables.write(flags.out)
     print(f"{computed} runs computed, {len(jobs) - computed} were there; tables in {flags.out}")
     return 0

@@ -253,7 +253,7 @@ def sensitivity_figure(runs: list[Row]) -> Figure:
             axis.minorticks_off()
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes[0].set_ylabel("PSNR, dB")
-    axes[1].legend(fontsize=7)
+    axes[2].legend(*axes[1].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -278,7 +278,7 @@ def write(out: Path) -> None:
     if {row["bridge"] for row in runs} == set(COLOURS):
         parts += [bridges_table(runs), differences_table(runs)]
         figures["bridges"] = bridges_figure(runs)
-    if {row["space"] for row in runs} == set(SPACES):
+    if curves and {row["space"] for row in runs} == set(SPACES):
         parts.append(spaces_table(runs))
         figures["spaces"] = spaces_figure(runs, curves)
     if len({row["t0"] for row in runs}) > 1:
