@@ -36,8 +36,8 @@ from tinybridge.loading import (
     open_model,
 )
 from tinybridge.places import backbone_parts, find, read_json
-from tinybridge.text import ClipConfig, ClipText, T5Config, T5Encoder
-from tinybridge.tokens import ClipTokens, T5Tokens
+from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder
+from tinybridge.text.tokenizers import ClipTokens, T5Tokens
 from tinybridge.wan import Wan, WanConfig
 
 TINY = Path(__file__).parent / "tinybridge" / "tiny"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tinybridge import keys
 from tinybridge.flux import Flux, FluxConfig
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
-from tinybridge.text import ClipConfig, ClipText, T5Config, T5Encoder
+from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder
 
 FLUX = FluxConfig(
     in_channels=16,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tinybridge.layers import (
+from tinybridge.parts.layers import (
     RMSNorm,
     attention,
     grid,

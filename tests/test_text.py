@@ -19,7 +19,7 @@ from text_oracles import (
     t5_twin,
 )
 
-from tinybridge.text import ClipConfig, ClipText, T5Config, T5Encoder, distance_buckets
+from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder, distance_buckets
 
 SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[2] / "shared"))
 BARS = [(torch.float32, 1e-5), (torch.float64, 1e-6)]

@@ -15,7 +15,7 @@ from vae_oracles import (
     seeded,
 )
 
-from tinybridge import tiles
+from tinybridge.parts import tiles
 
 # ---- tiles -------------------------------------------------------------------------------------
 

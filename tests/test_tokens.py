@@ -10,7 +10,7 @@ import pytest
 import sentencepiece
 from token_strings import by_hand, drawn
 
-from tinybridge.tokens import ClipTokens, T5Tokens
+from tinybridge.text.tokenizers import ClipTokens, T5Tokens
 
 SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[2] / "shared"))
 BUNDLED = Path(__file__).parents[1] / "tinybridge" / "tiny" / "flux"

@@ -15,7 +15,7 @@ from wan_vae_oracles import (
     relative,
 )
 
-from tinybridge.causal import double, halve, in_groups, over_time
+from tinybridge.parts.causal import double, halve, in_groups, over_time
 
 CHUNKINGS = ((17,), (1, 4, 4, 4, 4), (1,) * 17, (5, 4, 8), (2, 3, 1, 7, 4), (9, 0, 8))
 

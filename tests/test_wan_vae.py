@@ -25,7 +25,7 @@ from wan_vae_oracles import (
     relative,
 )
 
-from tinybridge.causal import framewise
+from tinybridge.parts.causal import framewise
 from tinybridge.wan_vae import MEAN, STD, AutoEncoder, AutoEncoderConfig
 
 SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[2] / "shared"))

@@ -17,7 +17,7 @@ from tests import make_folders as make
 from tinybridge import keys
 from tinybridge.flux import FluxConfig
 from tinybridge.flux_vae import AutoEncoderConfig
-from tinybridge.text import ClipConfig, T5Config
+from tinybridge.text.encoders import ClipConfig, T5Config
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 LISTS = Path(os.environ.get("TINYBRIDGE_SHARED", SHARED)) / "keys"

@@ -21,7 +21,7 @@ import weights
 from tinybridge import keys
 from tinybridge.keys_wan import WAN
 from tinybridge.keys_wan_vae import WAN_VAE, rows
-from tinybridge.text import T5Config
+from tinybridge.text.encoders import T5Config
 from tinybridge.wan import FLOAT32, SIZES, Wan, WanConfig
 from tinybridge.wan_vae import MEAN, STD, AutoEncoderConfig
 

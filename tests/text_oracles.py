@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from tinybridge.text import ClipConfig, ClipText, T5Config, T5Encoder
+from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder
 
 # Heads times their width is not the model's width, so that neither can stand for the other.
 T5_TINY = dict(vocab_size=60, d_model=24, d_kv=8, num_heads=4, d_ff=40, num_layers=3)

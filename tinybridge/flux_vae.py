@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinybridge.tiles import Norm, in_tiles, own
+from tinybridge.parts.tiles import Norm, in_tiles, own
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Encoder(nn.Module):
         super().__init__()
         count, groups = config.num_res_blocks, config.groups
         widths = [config.ch * m for m in config.ch_mult]
-        self.margin = count + 1  # cells that a stage's convolutions reach, see tiles.py
+        self.margin = count + 1  # cells that a stage's convolutions reach, see parts/tiles.py
         self.conv_in = conv(config.in_channels, config.ch)
         self.down = nn.ModuleList(
             Level(channels, out, count, groups)

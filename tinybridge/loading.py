@@ -19,7 +19,7 @@ from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
 from tinybridge.keys_wan import WAN
 from tinybridge.keys_wan_vae import WAN_VAE, rows
 from tinybridge.places import PLACES, PLACES_WAN, advice, find, read_json
-from tinybridge.text import ClipConfig, ClipText, T5Config, T5Encoder
+from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder
 from tinybridge.wan import FLOAT32, Wan, WanConfig
 
 MODELS = {  # kind: model, config, table of the other layout, what its shapes tell

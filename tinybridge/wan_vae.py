@@ -4,7 +4,7 @@ Module names are the keys of the vendor's `Wan2.1_VAE.pth`; `AutoEncoderConfig()
 (127 million parameters). Source: Wan-Video/Wan2.1, `wan/modules/vae.py`; arXiv 2503.20314, 4.1.
 
 Clips go through in chunks of one latent frame; what later frames need of earlier ones is in a
-`Cache` that belongs to one pass over one clip, see causal.py.
+`Cache` that belongs to one pass over one clip, see parts/causal.py.
 
 Letters: B batch, C channels of a level, Z latent channels, T frames of the map that enters,
 H W sides of a frame or of that map, t h w frames and sides of the latent.
@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinybridge.causal import Cache, causal, double, framewise, halve, in_groups, in_turn
-from tinybridge.tiles import in_tiles
+from tinybridge.parts.causal import Cache, causal, double, framewise, halve, in_groups, in_turn
+from tinybridge.parts.tiles import in_tiles
 
 MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508)
 MEAN += (0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)
@@ -215,7 +215,7 @@ class AutoEncoder(nn.Module):
 
     T = 1 + 4k, t = 1 + k. Both ways take one latent frame at a time, and the methods in `_chunks`
     work from iterator to iterator: where gradients are off they hold as much for any length.
-    tile: frames with a side above this many pixels go in tiles of about that side, see tiles.py.
+    tile: frames with a side above this many pixels go in tiles of about that side, see parts/tiles.py.
     """
 
     def __init__(self, config: AutoEncoderConfig):

@@ -36,9 +36,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tinybridge import clips, scenes
-from tinybridge.text import T5Config
+from tinybridge.text.encoders import T5Config
 from tinybridge.tiny import pretrain, pretrain_wan
-from tinybridge.tokens import ClipTokens, T5Tokens
+from tinybridge.text.tokenizers import ClipTokens, T5Tokens
 
 FIRST_SEED = 10_000_000
 

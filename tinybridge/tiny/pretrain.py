@@ -17,7 +17,7 @@ from tinybridge import bridge
 from tinybridge.flux import Flux, FluxConfig, init_weights
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
 from tinybridge.metrics import psnr
-from tinybridge.text import ClipConfig, ClipText, T5Config, T5Encoder
+from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder
 from tinybridge.tiny.muon import Muon
 
 T5_LENGTH, CLIP_LENGTH = 20, 24  # ids per caption

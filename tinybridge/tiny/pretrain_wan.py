@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from tinybridge import bridge
 from tinybridge.metrics import psnr
-from tinybridge.text import T5Config, T5Encoder
+from tinybridge.text.encoders import T5Config, T5Encoder
 from tinybridge.tiny.pretrain import schedule, to_pixels, two_optimizers
 from tinybridge.wan import Wan, WanConfig, init_weights
 from tinybridge.wan_vae import AutoEncoder, AutoEncoderConfig

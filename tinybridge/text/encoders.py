@@ -2,7 +2,7 @@
 
 Module names are those of the published files (google/t5-v1_1-xxl, google/umt5-xxl and
 openai/clip-vit-large-patch14 as the FLUX folder holds them), so that a listing of a checkpoint
-can be read beside the classes. Ids come from tokens.py.
+can be read beside the classes. Ids come from text/tokenizers.py.
 
 Letters: B batch, L tokens, D width, h heads, d width of one head.
 """

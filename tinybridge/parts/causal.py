@@ -99,7 +99,7 @@ def in_groups(chunks: Iterable[Tensor], size: int) -> Iterator[Tensor]:
 
 
 def in_turn(stage: Callable[[Tensor, Cache], Tensor], cache: Cache) -> Callable[..., Tensor]:
-    """stage as tiles.py calls it, for the tiles of one chunk: each has a cache of its own.
+    """stage as parts/tiles.py calls it, for the tiles of one chunk: each has a cache of its own.
 
     A tile is known by its turn, so `stage` must have no GroupNorm, which would repeat the turns.
     """
