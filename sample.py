@@ -18,8 +18,9 @@ import torch
 from tqdm import tqdm
 
 import weights
-from tinybridge import bridge, data, resume, video
+from tinybridge import bridge, resume
 from tinybridge.backbone import Backbone
+from tinybridge.data import clips, pictures
 from tinybridge.files import Job, restore_clip, restore_picture
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.stream import Windows
@@ -52,37 +53,37 @@ def jobs(flags: argparse.Namespace) -> list[Job]:
     if not wan and (flags.window, flags.overlap) != (None, None):
         raise ValueError("--window and --overlap are for clips, which --backbone wan restores")
     if flags.input.suffix.lower() == ".json":
-        rows = [(pair.degraded, pair.clean) for pair in data.pairs(flags.input)]
+        rows = [(pair.degraded, pair.clean) for pair in pictures.pairs(flags.input)]
     else:
-        files = video.clips(flags.input) if wan else data.pictures(flags.input)
+        files = clips.clips(flags.input) if wan else pictures.pictures(flags.input)
         rows = [(file, None) for file in files]
     if flags.target is not None and not flags.target.exists():
         raise FileNotFoundError(f"{flags.target}: no such file or folder")
-    goals = video.clips(flags.target) if wan and flags.target else []
+    goals = clips.clips(flags.target) if wan and flags.target else []
     found, taken = [], set()
     for file, target in rows:
         if goals:
             target = goals[0] if goals == [flags.target] else namesake(file, goals, flags.target)
         elif flags.target is not None:
-            target = data.partner(file, flags.target) if flags.target.is_dir() else flags.target
+            target = pictures.partner(file, flags.target) if flags.target.is_dir() else flags.target
         out, k = flags.out / file.name, 2
         while out in taken:
             out, k = flags.out / f"{file.stem}-{k}{file.suffix}", k + 1
         taken.add(out)
-        if not wan and out.suffix.lower() not in data.SUFFIXES:
-            raise ValueError(f"{file}: expected a name ending in {', '.join(data.SUFFIXES)}")
+        if not wan and out.suffix.lower() not in pictures.SUFFIXES:
+            raise ValueError(f"{file}: expected a name ending in {', '.join(pictures.SUFFIXES)}")
         if out.resolve() == file.resolve():
             raise ValueError(f"{file}: its restoration would replace it; choose another --out")
         found.append(Job(file, target, out))
     return found
 
 
-def namesake(file: Path, clips: list[Path], folder: Path) -> Path:
-    """The one of `clips` that has the same name, or the same stem. ValueError if none has."""
-    same = [clip for clip in clips if clip.name == file.name]
-    same = same or [clip for clip in clips if clip.stem == file.stem]
+def namesake(file: Path, candidates: list[Path], folder: Path) -> Path:
+    """The one of `candidates` that has the same name, or the same stem. ValueError if none has."""
+    same = [clip for clip in candidates if clip.name == file.name]
+    same = same or [clip for clip in candidates if clip.stem == file.stem]
     if len(same) != 1:
-        found = f"{len(same)} clips have" if same else "no clip has"
+        found = f"{len(same)} candidates have" if same else "no clip has"
         raise ValueError(f"{file}: {found} its name in {folder}, one is expected")
     return same[0]
 

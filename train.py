@@ -23,8 +23,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 import weights
-from tinybridge import bridge, data, resume, scenes, sentences, training, video
+from tinybridge import bridge, resume, sentences, training
 from tinybridge.backbone import Backbone
+from tinybridge.data import clips, pictures, scenes
 from tinybridge.metrics import psnr
 from tinybridge.training import RANK, WORLD, Pairs, Settings
 
@@ -58,12 +59,12 @@ def file_pairs(backbone: Backbone, path: Path, kind: str | None, side: int, fram
     Of a held-out pair the square in the middle is judged, of a clip that of its first frames.
     """
 
-    def cut(pair: data.Pair) -> Iterator[tuple[Tensor, Tensor]]:
+    def cut(pair: pictures.Pair) -> Iterator[tuple[Tensor, Tensor]]:
         if backbone.video:
-            return video.cubes(pair, side, frames)
-        return iter([data.squares(pair, side)])
+            return clips.cubes(pair, side, frames)
+        return iter([pictures.squares(pair, side)])
 
-    found = (video if backbone.video else data).pairs(path, kind)
+    found = (clips if backbone.video else pictures).pairs(path, kind)
     if len(found) < 2:
         raise ValueError(f"{path}: only {len(found)} pair, at least 2 are needed: 1 is held out")
     held_out = found[::10][: (training.CLIPS if backbone.video else training.SCENES)[1]]
@@ -100,7 +101,7 @@ def report(
     notes = [[*(f"{db:.1f} dB" for db in row), ""] for row in each]
     columns = [strips(p[:6]) for p in (*shown.values(), pairs.clean)]
     side = 384 if alone.video else 192
-    data.sheet(out / "preview.png", columns, [*shown, "clean"], notes, side=side)
+    pictures.sheet(out / "preview.png", columns, [*shown, "clean"], notes, side=side)
     return rows
 
 

@@ -29,8 +29,9 @@ import torch
 
 import train
 import weights
-from tinybridge import bridge, data, scenes, sentences, training, video
+from tinybridge import bridge, sentences, training
 from tinybridge.backbone import Backbone
+from tinybridge.data import clips, pictures, scenes
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.training import Pairs, Settings
 
@@ -107,7 +108,7 @@ class Lab:
         self.title = (path.name if path else f"tiny {name}") + (f" {files.stem}" if files else "")
         _, self.rates, size = train.DEFAULTS[name, path is not None]
         self.side, self.frames = train.shape(size, size)
-        read = video.pairs if self.backbone.video else data.pairs
+        read = clips.pairs if self.backbone.video else pictures.pairs
         found = read(files, None) if files is not None else ()
         self.kinds = tuple(sorted({pair.degradation for pair in found})) or scenes.KINDS
         self.alone = lru_cache(self.alone)  # what does not depend on the prompt is done once

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import weights
-from tinybridge import clips, data, scenes
+from tinybridge.data import moving_scenes, pictures, scenes
 from tinybridge.prompt import Prompt
 from tinybridge.restore import restore
 from train import strips
@@ -46,13 +46,13 @@ def row(kind: str, found: dict[str, dict[str, float]], seconds: float) -> str:
     return f"| {' | '.join(cells)} | {seconds:.0f} s |"
 
 
-def pictures(name: str) -> tuple[list[torch.Tensor], list[str]]:
+def columns_of(name: str) -> tuple[list[torch.Tensor], list[str]]:
     """Columns of the sheet, each [rows, 3, 64, 64 or 192], and a label for every row."""
     backbone = weights.load_backbone(name)
     columns, labels = [[] for _ in range(4)], []
     for kind in scenes.KINDS:
         if backbone.video:
-            degraded, clean = clips.pairs(kind, SHOWN[:1])
+            degraded, clean = moving_scenes.pairs(kind, SHOWN[:1])
         else:
             degraded, clean = scenes.pairs(kind, SHOWN)
         prompt = Prompt.load(ROOT / f"runs/{name}-{kind}/prompt.safetensors")
@@ -75,10 +75,10 @@ def main() -> None:
         found = measure(name, kind)
         lines.append(row(kind, found, time.perf_counter() - began))
     (ROOT / f"tests/degradations-{name}.md").write_text("\n".join(lines) + "\n")
-    columns, labels = pictures(name)
+    columns, labels = columns_of(name)
     titles = ["degraded", "frozen, no prompt", "restored", "clean"]
     file, side = ROOT / f"tinybridge/tiny/restored-{name}.png", 264 if name == "wan" else 128
-    data.sheet(file, columns, titles, labels=labels, side=side)
+    pictures.sheet(file, columns, titles, labels=labels, side=side)
     print("\n".join(lines))
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tinybridge import clips, scenes
+from tinybridge.data import moving_scenes, scenes
 
 
 @pytest.fixture(scope="module")
 def clip() -> tuple[np.ndarray, np.ndarray, str]:
-    return clips.clip(5, 64, 9)
+    return moving_scenes.clip(5, 64, 9)
 
 
 def test_a_clip_begins_with_the_scene_of_its_seed_and_is_repeatable(clip):
@@ -20,15 +20,15 @@ def test_a_clip_begins_with_the_scene_of_its_seed_and_is_repeatable(clip):
     assert pictures.shape == (9, 3, 64, 64) and depths.shape == (9, 64, 64)
     assert np.array_equal(pictures[0], still.picture) and np.array_equal(depths[0], still.depth)
     assert caption == still.caption
-    assert all(map(np.array_equal, clips.clip(5, 64, 9)[:2], (pictures, depths)))
+    assert all(map(np.array_equal, moving_scenes.clip(5, 64, 9)[:2], (pictures, depths)))
     assert pictures.dtype == np.float32 and pictures.min() >= 0 and pictures.max() <= 1
-    longer = clips.clip(5, 64, 12)[0]
+    longer = moving_scenes.clip(5, 64, 12)[0]
     assert np.array_equal(longer[:9], pictures)
 
 
 def test_every_frame_moves_a_little_and_the_sky_does_not():
     for seed in range(6):
-        pictures, depths, _ = clips.clip(seed)
+        pictures, depths, _ = moving_scenes.clip(seed)
         steps = np.abs(np.diff(pictures, axis=0)).mean((1, 2, 3))
         assert (steps > 1e-4).all() and steps.max() < 0.05
         sky = (depths == 1).all(0)  # but for the smooth edges of what passes before it
@@ -61,7 +61,7 @@ def shift(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
 def weather(kind: str, frames: int = 4) -> np.ndarray:
     """What a degradation adds to a grey clip that stands still: [T, H, W]."""
     grey = np.full((frames, 3, 64, 64), 0.3, np.float32)
-    return clips.degrade(grey, np.full((frames, 64, 64), 0.5), kind, 0.7, 3).mean(1)
+    return moving_scenes.degrade(grey, np.full((frames, 64, 64), 0.5), kind, 0.7, 3).mean(1)
 
 
 def test_streaks_fall_along_their_slant_and_flakes_drift_down_slowly():
@@ -82,9 +82,9 @@ def test_haze_and_blur_are_steady_and_noise_is_new_in_every_frame():
 
 @pytest.mark.parametrize("kind", scenes.KINDS)
 def test_pairs_of_clips_are_the_pairs_of_pictures_in_motion(kind):
-    degraded, clean = clips.pairs(kind, [1, 2], 32, 5)
+    degraded, clean = moving_scenes.pairs(kind, [1, 2], 32, 5)
     assert degraded.shape == clean.shape == (2, 3, 5, 32, 32)
     assert degraded.dtype == clean.dtype == torch.float32
     still = scenes.pairs(kind, [1, 2], 32)
     assert torch.equal(degraded[:, :, 0], still[0]) and torch.equal(clean[:, :, 0], still[1])
-    assert not torch.equal(degraded, clips.pairs(kind, [2, 3], 32, 5)[0])
+    assert not torch.equal(degraded, moving_scenes.pairs(kind, [2, 3], 32, 5)[0])

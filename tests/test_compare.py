@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tinybridge import bridge, scenes
+from tinybridge import bridge
+from tinybridge.data import scenes
 from tinybridge.prompt import Prompt
 from tinybridge.sentences import sentences
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tinybridge import data
+from tinybridge.data import pictures
 
 COLOURS = np.array(
     [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255, 255, 0], [9, 99, 199], [0, 0, 0]]]
@@ -24,22 +24,22 @@ def expected() -> torch.Tensor:
 
 
 def test_rgb_round_trip(tmp_path):
-    data.write(tmp_path / "a.png", expected())
-    assert torch.equal(data.read(tmp_path / "a.png").pixels, expected().float())
+    pictures.write(tmp_path / "a.png", expected())
+    assert torch.equal(pictures.read(tmp_path / "a.png").pixels, expected().float())
     assert [f.name for f in tmp_path.iterdir()] == ["a.png"]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".tiff"])
 def test_lossless_formats(tmp_path, suffix):
-    data.write(tmp_path / f"a{suffix}", expected())
-    assert torch.equal(data.read(tmp_path / f"a{suffix}").pixels, expected().float())
+    pictures.write(tmp_path / f"a{suffix}", expected())
+    assert torch.equal(pictures.read(tmp_path / f"a{suffix}").pixels, expected().float())
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
 def test_lossy_formats_stay_near(tmp_path, suffix):
     smooth = torch.linspace(0, 1, 32).expand(3, 32, 32)
-    data.write(tmp_path / f"a{suffix}", smooth)
-    assert (data.read(tmp_path / f"a{suffix}").pixels - smooth).abs().max() < 0.03
+    pictures.write(tmp_path / f"a{suffix}", smooth)
+    assert (pictures.read(tmp_path / f"a{suffix}").pixels - smooth).abs().max() < 0.03
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -54,28 +54,28 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     rgb().save(tmp_path / "a.png", exif=exif)
     upright = rgb().transpose(turns[orientation]) if turns[orientation] is not None else rgb()
     array = torch.from_numpy(np.array(upright)).permute(2, 0, 1) / 255
-    assert torch.equal(data.read(tmp_path / "a.png").pixels, array)
+    assert torch.equal(pictures.read(tmp_path / "a.png").pixels, array)
 
 
 def test_transparency_and_profile_come_back(tmp_path):
     alpha = np.array([[0, 128, 255], [255, 7, 0]], np.uint8)
     image = Image.fromarray(np.dstack([COLOURS.astype(np.uint8), alpha]))
     image.save(tmp_path / "a.png", icc_profile=b"a profile")
-    picture = data.read(tmp_path / "a.png")
+    picture = pictures.read(tmp_path / "a.png")
     assert torch.equal(picture.alpha[0], torch.from_numpy(alpha) / 255)
-    data.write(tmp_path / "b.png", picture.pixels, picture)
+    pictures.write(tmp_path / "b.png", picture.pixels, picture)
     with Image.open(tmp_path / "b.png") as back:
         assert back.mode == "RGBA" and back.info["icc_profile"] == b"a profile"
         assert np.array_equal(np.array(back), np.array(image))
-    data.write(tmp_path / "b.jpg", picture.pixels, picture)  # no room for transparency there
-    assert data.read(tmp_path / "b.jpg").alpha is None
+    pictures.write(tmp_path / "b.jpg", picture.pixels, picture)  # no room for transparency there
+    assert pictures.read(tmp_path / "b.jpg").alpha is None
 
 
 def test_palette_with_transparent_colour(tmp_path):
     image = rgb().quantize(6)
     image.info["transparency"] = image.getpixel((0, 0))
     image.save(tmp_path / "a.png", transparency=image.getpixel((0, 0)))
-    picture = data.read(tmp_path / "a.png")
+    picture = pictures.read(tmp_path / "a.png")
     assert picture.alpha[0, 0, 0] == 0 and picture.alpha.sum() == 5
     assert torch.allclose(picture.pixels, expected().float(), atol=0.02)
 
@@ -83,27 +83,27 @@ def test_palette_with_transparent_colour(tmp_path):
 def test_sixteen_bits_keep_their_precision(tmp_path):
     values = np.array([[0, 1, 257], [30000, 65534, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
-    pixels = data.read(tmp_path / "a.png").pixels
+    pixels = pictures.read(tmp_path / "a.png").pixels
     assert torch.allclose(pixels[1], torch.from_numpy(values.astype(np.float32)) / 65535, atol=1e-7)
     assert torch.equal(pixels[0], pixels[2])
 
 
 def test_grey_and_cmyk(tmp_path):
     Image.fromarray(np.array([[0, 51, 255]], np.uint8)).save(tmp_path / "grey.png")
-    assert data.read(tmp_path / "grey.png").pixels[2].tolist() == [[0, pytest.approx(0.2), 1]]
+    assert pictures.read(tmp_path / "grey.png").pixels[2].tolist() == [[0, pytest.approx(0.2), 1]]
     rgb().resize((30, 20), 0).convert("CMYK").save(tmp_path / "cmyk.tif")
-    cmyk = data.read(tmp_path / "cmyk.tif").pixels
+    cmyk = pictures.read(tmp_path / "cmyk.tif").pixels
     assert torch.allclose(cmyk[:, ::10, ::10], expected().float(), atol=0.02)
-    data.write(tmp_path / "out.tif", cmyk)
+    pictures.write(tmp_path / "out.tif", cmyk)
     assert Image.open(tmp_path / "out.tif").mode == "RGB"
 
 
 def test_floats_must_lie_in_range(tmp_path):
     Image.fromarray(np.array([[0.0, 0.5]], np.float32)).save(tmp_path / "good.tif")
-    assert data.read(tmp_path / "good.tif").pixels[0].tolist() == [[0.0, 0.5]]
+    assert pictures.read(tmp_path / "good.tif").pixels[0].tolist() == [[0.0, 0.5]]
     Image.fromarray(np.array([[0.0, 7.0]], np.float32)).save(tmp_path / "bad.tif")
     with pytest.raises(ValueError, match=r"bad.tif: .*outside 0..1"):
-        data.read(tmp_path / "bad.tif")
+        pictures.read(tmp_path / "bad.tif")
 
 
 def test_unreadable_files_are_one_line(tmp_path):
@@ -115,16 +115,16 @@ def test_unreadable_files_are_one_line(tmp_path):
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     for name in ("text.png", "empty.jpg", "cut.png"):
         with pytest.raises(ValueError, match=name) as caught:
-            data.read(tmp_path / name)
+            pictures.read(tmp_path / name)
         assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match=r"gone.png"):
-        data.read(tmp_path / "gone.png")
+        pictures.read(tmp_path / "gone.png")
 
 
 def test_failed_write_leaves_nothing(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="cannot be written"):
-        data.write(tmp_path / "file" / "a.png", expected())
+        pictures.write(tmp_path / "file" / "a.png", expected())
     assert [f.name for f in tmp_path.iterdir()] == ["file"]
 
 
@@ -132,18 +132,18 @@ def test_folder_is_sorted_and_filtered(tmp_path):
     for name in ("b.PNG", "a.jpg", "notes.txt", ".hidden"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert [f.name for f in data.pictures(tmp_path)] == ["a.jpg", "b.PNG"]
+    assert [f.name for f in pictures.pictures(tmp_path)] == ["a.jpg", "b.PNG"]
 
 
 def test_pairs_of_a_folder_by_name_then_stem(tmp_path):
     for name in ("degraded/1.png", "degraded/2.png", "clean/2.jpg", "clean/1.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = [(p.degraded.name, p.clean.name) for p in data.pairs(tmp_path)]
+    found = [(p.degraded.name, p.clean.name) for p in pictures.pairs(tmp_path)]
     assert found == [("1.png", "1.png"), ("2.png", "2.jpg")]
     (tmp_path / "clean/2.jpg").unlink()
     with pytest.raises(ValueError, match=r"2\.png: no file has its name in"):
-        data.pairs(tmp_path)
+        pictures.pairs(tmp_path)
 
 
 def test_authors_lists(tmp_path):
@@ -158,44 +158,46 @@ def test_authors_lists(tmp_path):
     ]
     file = tmp_path / "list.json"
     file.write_text(json.dumps(rows))
-    first, second = data.pairs(file)
-    assert first == data.Pair(tmp_path / "in/1.png", tmp_path / "gt/1.png", "haze")
+    first, second = pictures.pairs(file)
+    assert first == pictures.Pair(tmp_path / "in/1.png", tmp_path / "gt/1.png", "haze")
     assert str(second.degraded) == "/abs/2.png" and second.clean is None
-    assert data.pairs(file, "haze") == [first]
+    assert pictures.pairs(file, "haze") == [first]
     with pytest.raises(ValueError, match="no rows of snow; it has haze, rain"):
-        data.pairs(file, "snow")
+        pictures.pairs(file, "snow")
 
 
 @pytest.mark.parametrize("text", ["{", "7", '["a"]', '[{"image": "a"}]', '{"image_path": "a"}'])
 def test_malformed_lists(tmp_path, text):
     (tmp_path / "list.json").write_text(text)
     with pytest.raises(ValueError, match=r"list\.json: not a list of objects") as caught:
-        data.pairs(tmp_path / "list.json")
+        pictures.pairs(tmp_path / "list.json")
     assert "\n" not in str(caught.value)
 
 
 def test_squares_cover_a_pair_alike(tmp_path):
     degraded, clean = torch.rand(2, 3, 50, 70, generator=torch.Generator().manual_seed(0))
-    data.write(tmp_path / "d.png", degraded)
-    data.write(tmp_path / "c.png", clean)
-    pair = data.Pair(tmp_path / "d.png", tmp_path / "c.png")
-    d, c = data.squares(pair, 32)
+    pictures.write(tmp_path / "d.png", degraded)
+    pictures.write(tmp_path / "c.png", clean)
+    pair = pictures.Pair(tmp_path / "d.png", tmp_path / "c.png")
+    d, c = pictures.squares(pair, 32)
     assert d.shape == c.shape == (6, 3, 32, 32)  # 2 rows and 3 columns
     assert (c[-1] - clean[:, 18:, 38:]).abs().max() < 0.003  # the last one ends at the corner
     assert (d[0] - degraded[:, :32, :32]).abs().max() < 0.003
     seen = torch.zeros(50, 70)
-    for top in data.starts(50, 32):
-        for left in data.starts(70, 32):
+    for top in pictures.starts(50, 32):
+        for left in pictures.starts(70, 32):
             seen[top : top + 32, left : left + 32] = 1
     assert seen.min() == 1
     with pytest.raises(ValueError, match=r"70x50, smaller than the training size: use --size 50"):
-        data.squares(pair, 64)
+        pictures.squares(pair, 64)
 
 
 def test_sheet_has_a_cell_for_every_picture(tmp_path):
     red, blue = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)
     red[:, 0], blue[:, 2] = 1, 1
-    data.sheet(tmp_path / "s.png", [red, blue], ["r", "b"], [["1", "2"]] * 2, ["x", "y"], side=40)
+    pictures.sheet(
+        tmp_path / "s.png", [red, blue], ["r", "b"], [["1", "2"]] * 2, ["x", "y"], side=40
+    )
     with Image.open(tmp_path / "s.png") as image:
         assert image.size == (96 + 2 * 46, 22 + 2 * (40 + 6 + 22))
         assert image.getpixel((96 + 20, 22 + 20)) == (255, 0, 0)

@@ -9,7 +9,7 @@ from make_folders import write_folder
 import sample
 import train
 import weights
-from tinybridge import data, scenes
+from tinybridge.data import pictures, scenes
 from tinybridge.prompt import Prompt
 from tinybridge.restore import restore
 
@@ -29,15 +29,15 @@ def layouts(tmp_path_factory):
 def pairs(tmp_path):
     degraded, clean = scenes.pairs("rain", list(range(4)), 32)
     for k in range(4):
-        data.write(tmp_path / f"pairs/degraded/{k}.png", degraded[k])
-        data.write(tmp_path / f"pairs/clean/{k}.png", clean[k])
+        pictures.write(tmp_path / f"pairs/degraded/{k}.png", degraded[k])
+        pictures.write(tmp_path / f"pairs/clean/{k}.png", clean[k])
     return tmp_path / "pairs"
 
 
 def test_prompts_learned_and_pictures_restored_are_the_same(layouts, pairs, tmp_path):
     pixels, prompts, restored, written = torch.rand(1, 3, 37, 51), {}, {}, {}
-    data.write(tmp_path / "in/a.png", pixels[0])
-    pixels = data.read(tmp_path / "in/a.png").pixels[None]
+    pictures.write(tmp_path / "in/a.png", pixels[0])
+    pixels = pictures.read(tmp_path / "in/a.png").pixels[None]
     for name, folder in layouts.items():
         flags = ["--backbone", "flux", "--weights", str(folder)]
         run, out = tmp_path / f"run-{name}", tmp_path / f"out-{name}"
@@ -47,7 +47,7 @@ def test_prompts_learned_and_pictures_restored_are_the_same(layouts, pairs, tmp_
         one = tmp_path / "run-vendor/prompt.safetensors"
         show = ["--prompt", str(one), "--input", str(tmp_path / "in"), "--out", str(out)]
         assert sample.main([*flags, *show, "--steps", "4"]) == 0
-        written[name] = data.read(out / "a.png").pixels
+        written[name] = pictures.read(out / "a.png").pixels
         backbone = weights.load_backbone("flux", folder)
         restored[name] = restore(backbone, [prompts["vendor"]], pixels, steps=4)[0]
     assert torch.allclose(prompts["vendor"].residual, prompts["diffusers"].residual, atol=1e-5)

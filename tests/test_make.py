@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import weights
-from tinybridge import clips, scenes
+from tinybridge.data import moving_scenes, scenes
 from tinybridge.tiny import make, muon, pretrain, pretrain_wan
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +62,9 @@ def test_bundled_wan_is_what_the_recipe_describes():
     assert backbone.vae.config.dim_mult == pretrain_wan.RAW.dim_mult
     size = sum(f.stat().st_size for f in (weights.TINY / "wan").rglob("*") if f.is_file())
     assert size < 12e6
-    pictures = torch.from_numpy(clips.clip(1_000_000)[0]).transpose(0, 1)[None]  # [1, 3, 9, 64, 64]
+    pictures = torch.from_numpy(moving_scenes.clip(1_000_000)[0]).transpose(0, 1)[
+        None
+    ]  # [1, 3, 9, 64, 64]
     error = (backbone.decode(backbone.encode(pictures)) - pictures).square().mean()
     assert -10 * error.log10() > 30  # one clip; the mean over 64 stands in README
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 import sample
 import weights
-from tinybridge import data, files, scenes
+from tinybridge import files
+from tinybridge.data import pictures, scenes
 from tinybridge.metrics import psnr, ssim
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restore import restore
@@ -91,12 +92,12 @@ def test_every_kind_of_picture_keeps_name_and_size(prompts, tmp_path):
 
 def test_it_is_what_the_library_gives_and_repeats_itself(backbone, prompts, tmp_path):
     Image.fromarray(picture()).save(tmp_path / "a.png")
-    pixels = data.read(tmp_path / "a.png").pixels[None]
+    pixels = pictures.read(tmp_path / "a.png").pixels[None]
     expected = restore(backbone, [Prompt.load(prompts[0])], pixels, steps=3, seed=7)[0]
     flags = ["--prompt", prompts[0], "--input", tmp_path / "a.png", "--seed", 7]
     for name in "xy":
         assert run(*flags, "--out", tmp_path / name) == 0
-    written = data.read(tmp_path / "x/a.png").pixels
+    written = pictures.read(tmp_path / "x/a.png").pixels
     assert (written - expected).abs().max() <= 0.5 / 255 + 1e-6
     assert (tmp_path / "x/a.png").read_bytes() == (tmp_path / "y/a.png").read_bytes()
     assert run(*flags[:-1], 8, "--out", tmp_path / "z") == 0
@@ -129,18 +130,20 @@ def test_several_prompts_are_the_mean_of_their_velocities(backbone, prompts, tmp
     batched = restore(backbone, [one, two], pixels, steps=3)
     assert (literal - batched).abs().max() < 1e-4
     assert (restore(backbone, [one], pixels, steps=3) - batched).abs().max() > 0.02
-    data.write(tmp_path / "a.png", pixels[0])
+    pictures.write(tmp_path / "a.png", pixels[0])
     flags = ["--input", tmp_path / "a.png", "--out", tmp_path / "out"]
     assert run("--prompt", *prompts, *flags) == 0
-    shown = restore(backbone, [one, two], data.read(tmp_path / "a.png").pixels[None], steps=3)[0]
-    assert (data.read(tmp_path / "out/a.png").pixels - shown).abs().max() <= 0.5 / 255 + 1e-4
+    shown = restore(backbone, [one, two], pictures.read(tmp_path / "a.png").pixels[None], steps=3)[
+        0
+    ]
+    assert (pictures.read(tmp_path / "out/a.png").pixels - shown).abs().max() <= 0.5 / 255 + 1e-4
 
 
 def test_targets_give_numbers_and_a_table(prompts, tmp_path, capsys):
     degraded, clean = scenes.pairs("haze", [1, 2], 48)
     for k in range(2):
-        data.write(tmp_path / f"in/{k}.png", degraded[k])
-        data.write(tmp_path / f"gt/{k}.png", clean[k])
+        pictures.write(tmp_path / f"in/{k}.png", degraded[k])
+        pictures.write(tmp_path / f"gt/{k}.png", clean[k])
     flags = ["--prompt", prompts[0], "--input", tmp_path / "in", "--out", tmp_path / "out"]
     assert run(*flags, "--target", tmp_path / "gt") == 0
     told = capsys.readouterr().out
@@ -148,12 +151,12 @@ def test_targets_give_numbers_and_a_table(prompts, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert [row["picture"] for row in rows] == ["0.png", "1.png"]
     for k, row in enumerate(rows):
-        goal = data.read(tmp_path / f"gt/{k}.png").pixels[None]
+        goal = pictures.read(tmp_path / f"gt/{k}.png").pixels[None]
         for folder, names in (
             ("in", ("psnr_degraded", "ssim_degraded")),
             ("out", ("psnr", "ssim")),
         ):
-            pixels = data.read(tmp_path / f"{folder}/{k}.png").pixels[None]
+            pixels = pictures.read(tmp_path / f"{folder}/{k}.png").pixels[None]
             for name, measure in zip(names, (psnr, ssim), strict=True):
                 assert float(row[name]) == pytest.approx(measure(pixels, goal).item(), abs=1e-4)
     assert f"PSNR {float(rows[0]['psnr_degraded']):.2f} -> {float(rows[0]['psnr']):.2f} dB" in told
@@ -164,8 +167,8 @@ def test_authors_list_brings_its_targets(prompts, tmp_path):
     degraded, clean = scenes.pairs("rain", [3, 4], 32)
     rows = []
     for k in range(2):  # two pictures of one name
-        data.write(tmp_path / f"{k}/a.png", degraded[k])
-        data.write(tmp_path / f"{k}/gt.png", clean[k])
+        pictures.write(tmp_path / f"{k}/a.png", degraded[k])
+        pictures.write(tmp_path / f"{k}/gt.png", clean[k])
         rows.append({"image_path": f"{k}/a.png", "target_path": f"{k}/gt.png"})
     (tmp_path / "list.json").write_text(json.dumps(rows))
     flags = ["--prompt", prompts[0], "--input", tmp_path / "list.json", "--out", tmp_path / "out"]
@@ -175,7 +178,7 @@ def test_authors_list_brings_its_targets(prompts, tmp_path):
 
 def test_one_broken_picture_does_not_stop_the_others(prompts, tmp_path, capsys):
     for name in ("a.png", "c.png"):
-        data.write(tmp_path / "in" / name, torch.rand(3, 16, 16))
+        pictures.write(tmp_path / "in" / name, torch.rand(3, 16, 16))
     (tmp_path / "in/b.png").write_text("no picture")
     flags = ["--prompt", prompts[0], "--input", tmp_path / "in", "--out", tmp_path / "out"]
     assert run(*flags) == 2
@@ -210,8 +213,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_mistakes_are_one_line_and_status_2(case, prompts, tmp_path, capsys):
     good, gone, out = tmp_path / "in/a.png", tmp_path / "gone", tmp_path / "out"
-    data.write(good, torch.rand(3, 16, 16))
-    data.write(tmp_path / "small/a.png", torch.rand(3, 16, 17))
+    pictures.write(good, torch.rand(3, 16, 16))
+    pictures.write(tmp_path / "small/a.png", torch.rand(3, 16, 17))
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "a.gif").write_bytes(b"GIF89a")
@@ -264,7 +267,7 @@ def test_a_mistake_in_a_real_process(prompts, tmp_path):
 
 
 def test_a_picture_that_is_not_finite_is_refused(prompts, tmp_path, monkeypatch, capsys):
-    data.write(tmp_path / "a.png", torch.rand(3, 16, 16))
+    pictures.write(tmp_path / "a.png", torch.rand(3, 16, 16))
     monkeypatch.setattr(files, "restore", lambda *a, **k: torch.full((1, 3, 16, 16), torch.nan))
     flags = ["--prompt", prompts[0], "--input", tmp_path / "a.png", "--out", tmp_path / "out"]
     assert run(*flags) == 2
@@ -277,19 +280,21 @@ def test_prompts_in_token_space(prompts, tmp_path, capsys):
     chosen = Tokens.init(backbone.words(), 0, noise=1.0)
     chosen.meta = {"backbone": "flux", "bridge": "desired", "t0": "0.4", "grid": "true"}
     chosen.save(tmp_path / "t.safetensors")
-    data.write(tmp_path / "a.png", torch.from_numpy(picture(32, 32)).permute(2, 0, 1) / 255)
+    pictures.write(tmp_path / "a.png", torch.from_numpy(picture(32, 32)).permute(2, 0, 1) / 255)
     flags = ["--input", tmp_path / "a.png", "--out", tmp_path / "out"]
     assert run("--prompt", tmp_path / "t.safetensors", *flags) == 0
-    expected = restore(backbone, [chosen], data.read(tmp_path / "a.png").pixels[None], steps=3)[0]
-    assert (data.read(tmp_path / "out/a.png").pixels - expected).abs().max() <= 0.5 / 255 + 1e-5
+    expected = restore(backbone, [chosen], pictures.read(tmp_path / "a.png").pixels[None], steps=3)[
+        0
+    ]
+    assert (pictures.read(tmp_path / "out/a.png").pixels - expected).abs().max() <= 0.5 / 255 + 1e-5
     assert run("--prompt", prompts[0], tmp_path / "t.safetensors", *flags) == 2
     assert "was trained with space token" in capsys.readouterr().err
 
 
 def test_a_sentence_changes_the_picture(prompts, tmp_path):
-    data.write(tmp_path / "a.png", torch.from_numpy(picture(32, 32)).permute(2, 0, 1) / 255)
+    pictures.write(tmp_path / "a.png", torch.from_numpy(picture(32, 32)).permute(2, 0, 1) / 255)
     flags = ["--prompt", prompts[0], "--input", tmp_path / "a.png", "--out"]
     assert run(*flags, tmp_path / "x") == 0
     assert run(*flags, tmp_path / "y", "--text", "red house, green land, blue sky") == 0
-    a, b = (data.read(tmp_path / name / "a.png").pixels for name in "xy")
+    a, b = (pictures.read(tmp_path / name / "a.png").pixels for name in "xy")
     assert (a - b).abs().max() > 0.01

@@ -14,7 +14,8 @@ from wan_files import write_wan
 
 import sample
 import weights
-from tinybridge import bridge, data, files, video
+from tinybridge import bridge, files
+from tinybridge.data import clips, pictures
 from tinybridge.metrics import psnr, ssim
 from tinybridge.prompt import Prompt
 from tinybridge.stream import restore_stream
@@ -96,7 +97,7 @@ def facts(path: Path) -> dict:
 
 
 def frames_of(path: Path) -> torch.Tensor:
-    return torch.cat(list(video.read(video.open_clip(path))), 1)  # [3, n, H, W]
+    return torch.cat(list(clips.read(clips.open_clip(path))), 1)  # [3, n, H, W]
 
 
 def errors(told: str) -> list[str]:
@@ -115,21 +116,21 @@ def test_a_video_keeps_its_frames_rate_size_and_sound(folder, tmp_path, n, heigh
 
 
 def test_a_folder_of_clips_of_every_kind(folder, tmp_path, capsys):
-    clips = tmp_path / "in"
+    source = tmp_path / "in"
     for name in ("a.mov", "b.mkv"):
-        write_video(clips / name, 4, 20, 28, sound=False)
-    write_frames(clips / "c", 6)
+        write_video(source / name, 4, 20, 28, sound=False)
+    write_frames(source / "c", 6)
     first, *more = (Image.fromarray(array) for array in drawn(5, 20, 28))
     for name in ("d.gif", "e.webp"):
-        first.save(clips / name, save_all=True, append_images=more, duration=80, loop=0)
-    assert run(folder, "--input", clips, "--out", tmp_path / "out") == 0
+        first.save(source / name, save_all=True, append_images=more, duration=80, loop=0)
+    assert run(folder, "--input", source, "--out", tmp_path / "out") == 0
     told = capsys.readouterr()
     assert "5 of 5 clips restored" in told.out
     assert told.out.splitlines()[0].endswith("cpu, windows of 9 frames that share 4")
-    for file in clips.iterdir():
-        before, after = video.open_clip(file), video.open_clip(tmp_path / "out" / file.name)
+    for file in source.iterdir():
+        before, after = clips.open_clip(file), clips.open_clip(tmp_path / "out" / file.name)
         assert (before.size, before.frames, before.rate) == (after.size, after.frames, after.rate)
-    assert {f.name for f in (tmp_path / "out").iterdir()} == {f.name for f in clips.iterdir()}
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {f.name for f in source.iterdir()}
     assert {f.name for f in (tmp_path / "out/c").iterdir()} == {f"00{k}.png" for k in range(6)}
 
 
@@ -203,19 +204,19 @@ def test_a_picture_is_a_clip_of_one_frame(folder, tmp_path):
     Image.fromarray(drawn(1, 20, 28)[0]).save(tmp_path / "a.png")
     flags = ["--input", tmp_path / "a.png", "--target", tmp_path / "a.png"]
     assert run(folder, *flags, "--out", tmp_path / "out") == 0
-    assert data.read(tmp_path / "out/a.png").size == (20, 28)
+    assert pictures.read(tmp_path / "out/a.png").size == (20, 28)
 
 
 def test_broken_clips_do_not_stop_the_others(folder, tmp_path, capsys):
-    clips, out = tmp_path / "in", tmp_path / "out"
+    source, out = tmp_path / "in", tmp_path / "out"
     for name in ("a.mp4", "cut.mp4", "z.mp4"):
-        write_video(clips / name, 5, 20, 28)
-    whole = (clips / "cut.mp4").read_bytes()
-    (clips / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
-    (clips / "not.mp4").write_text("no video")
-    (clips / "empty.mp4").write_bytes(b"")
-    write_video(clips / "none.mp4", 0, 20, 28, sound=False)
-    assert run(folder, "--input", clips, "--out", out) == 2
+        write_video(source / name, 5, 20, 28)
+    whole = (source / "cut.mp4").read_bytes()
+    (source / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    (source / "not.mp4").write_text("no video")
+    (source / "empty.mp4").write_bytes(b"")
+    write_video(source / "none.mp4", 0, 20, 28, sound=False)
+    assert run(folder, "--input", source, "--out", out) == 2
     said = capsys.readouterr()
     told = errors(said.err)
     assert len(told) == 4

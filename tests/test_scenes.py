@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinybridge import scenes
+from tinybridge.data import scenes
 from tinybridge.metrics import psnr
 
 

@@ -10,8 +10,8 @@ from wan_vae_oracles import CONFIGS, autoencoder
 
 import weights
 from tinybridge import bridge as bridges
-from tinybridge import clips
 from tinybridge.backbone import Backbone
+from tinybridge.data import moving_scenes
 from tinybridge.stream import Windows, restore_stream
 
 DESIRED = bridges.BRIDGES["desired"]
@@ -50,7 +50,7 @@ def test_what_windows_disagree_on_is_spread_over_the_overlap():
 def test_nothing_shows_where_windows_meet_in_clips_of_the_bundled_model():
     backbone, changes = weights.load_backbone("wan"), {}
     velocity = prepared(backbone)
-    _, clean = clips.pairs("haze", [1_000_100, 1_000_101], 64, 33)  # 9 latent frames
+    _, clean = moving_scenes.pairs("haze", [1_000_100, 1_000_101], 64, 33)  # 9 latent frames
     ys = [backbone.encode(clip[None]) for clip in clean]
     for overlap in (0, 1):
         for y in ys:

@@ -17,8 +17,9 @@ from wan_oracles import error
 import sample
 import train
 import weights
-from tinybridge import data, scenes, sentences, training
+from tinybridge import sentences, training
 from tinybridge.backbone import Backbone
+from tinybridge.data import pictures, scenes
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restore import restore
 from tinybridge.training import Settings
@@ -155,7 +156,7 @@ def pairs(tmp_path_factory) -> Path:
         ("degraded", "clean"), scenes.pairs("haze", [0, 1, 2], 32), strict=True
     ):
         for k, picture in enumerate(pixels):
-            data.write(folder / side / f"{k}.png", picture)
+            pictures.write(folder / side / f"{k}.png", picture)
     return folder
 
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 import sample
 import train
-from tinybridge import data, scenes, training
+from tinybridge import training
+from tinybridge.data import pictures, scenes
 from tinybridge.metrics import psnr
 from tinybridge.prompt import Prompt
 
@@ -30,8 +31,8 @@ def pairs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     degraded, clean = scenes.pairs("haze", list(range(12)), 48)
     for k in range(12):
-        data.write(folder / f"degraded/{k:02}.png", degraded[k, :, :32])
-        data.write(folder / f"clean/{k:02}.png", clean[k, :, :32])
+        pictures.write(folder / f"degraded/{k:02}.png", degraded[k, :, :32])
+        pictures.write(folder / f"clean/{k:02}.png", clean[k, :, :32])
     return folder
 
 
@@ -77,7 +78,7 @@ def test_a_run_leaves_what_it_promises(pairs, tmp_path, capsys):
 
     with (out / "results.csv").open(newline="") as file:
         results = {row["picture"]: row for row in csv.DictReader(file)}
-    held_out = [data.squares(pair, 32) for pair in data.pairs(pairs)[::10]]
+    held_out = [pictures.squares(pair, 32) for pair in pictures.pairs(pairs)[::10]]
     middle = [torch.stack([s[k][len(s[k]) // 2] for s in held_out]) for k in (0, 1)]
     assert float(results["degraded"]["psnr"]) == pytest.approx(psnr(*middle).mean().item())
     for name, row in results.items():  # the table says what the file says
@@ -210,8 +211,8 @@ def wrong(tmp_path: Path, pairs: Path) -> dict[str, tuple[list[object], str]]:
     for folder in (small, odd, broken):
         for side in ("degraded", "clean"):
             for name in ("a.png", "b.png"):
-                data.write(folder / side / name, torch.zeros(3, 40, 40))
-    data.write(small / "clean/a.png", torch.zeros(3, 40, 41))
+                pictures.write(folder / side / name, torch.zeros(3, 40, 40))
+    pictures.write(small / "clean/a.png", torch.zeros(3, 40, 41))
     (odd / "clean/b.png").unlink()
     (broken / "degraded/a.png").write_bytes(b"\x89PNG\r\n")
     (tmp_path / "empty/degraded").mkdir(parents=True)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from wan_files import write_wan
 
 import train
-from tinybridge import clips, data, training, video
+from tinybridge import training
+from tinybridge.data import clips, moving_scenes, pictures
 from tinybridge.metrics import psnr, temporal_difference
 from tinybridge.prompt import Prompt
 
@@ -31,11 +32,11 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> Path:
     """Three pairs of clips as folders of frames, 7 frames of 20x16 pixels."""
-    folder, both = tmp_path_factory.mktemp("pairs"), clips.pairs("rain", [0, 1, 2], 20, 7)
+    folder, both = tmp_path_factory.mktemp("pairs"), moving_scenes.pairs("rain", [0, 1, 2], 20, 7)
     for side, found in zip(("degraded", "clean"), both, strict=True):
         for k, clip in enumerate(found):
             for t in range(7):
-                data.write(folder / side / f"clip{k}/{t}.png", clip[:, t, :16])
+                pictures.write(folder / side / f"clip{k}/{t}.png", clip[:, t, :16])
     return folder
 
 
@@ -59,7 +60,7 @@ def test_a_run_on_moving_scenes_leaves_what_it_promises(base, tmp_path, capsys):
     results = {row["picture"]: row for row in rows_of(out / "results.csv")}
     assert list(results) == ["degraded", "no prompt", "restored", "clean"]
     seeds = [training.EVALUATION_SEED, training.EVALUATION_SEED + 1]
-    degraded, clean = clips.pairs("snow", seeds, 16, 5)
+    degraded, clean = moving_scenes.pairs("snow", seeds, 16, 5)
     found = float(results["degraded"]["psnr"]), float(results["degraded"]["change"])
     assert found[0] == pytest.approx(psnr(degraded, clean).mean().item())
     assert found[1] == pytest.approx(temporal_difference(degraded).mean().item())
@@ -83,7 +84,7 @@ def test_own_clips_are_cut_into_cubes_and_one_is_held_out(base, pairs, tmp_path,
     flags = ["--data", str(pairs), "--size", "16x5", "--steps", "1", "--out", str(out)]
     assert train.main([*base, *flags]) == 0
     assert str(pairs) in capsys.readouterr().out
-    held_out = next(video.cubes(video.pairs(pairs)[0], 16, 5))
+    held_out = next(clips.cubes(clips.pairs(pairs)[0], 16, 5))
     middle = [p[len(p) // 2][None] for p in held_out]
     found = {row["picture"]: row for row in rows_of(out / "results.csv")}
     assert float(found["degraded"]["psnr"]) == pytest.approx(psnr(*middle).item())

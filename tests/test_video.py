@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinybridge import film, video
+from tinybridge.data import clips, video
 
 TICKS = 90000
 SOUND = {".webm": "libopus"}  # AAC elsewhere
@@ -59,7 +59,7 @@ def film_file(
         for k in range(n if fill else 0):
             frame = av.VideoFrame.from_ndarray(pixels(k, H, W), "rgb24").reformat(
                 format=v.pix_fmt, dst_colorspace=1 if tags in (BT709, WIDE) else 5,
-                dst_color_range=2 if tags is WIDE else 1, interpolation=film.EXACT,
+                dst_color_range=2 if tags is WIDE else 1, interpolation=video.EXACT,
             )  # fmt: skip
             frame.pts = times[k] if times else round(k * TICKS / rate) + delay
             frame.time_base = Fraction(1, TICKS)
@@ -93,12 +93,12 @@ def told(path: Path) -> dict[str, object]:
 
 def copy(path: Path) -> tuple[torch.Tensor, torch.Tensor, Path]:
     """Frames [3, T, H, W] before and after, and the file written."""
-    clip, out = video.open_clip(path), path.with_name("out") / path.name
-    video.write(out, video.read(clip), clip)
+    clip, out = clips.open_clip(path), path.with_name("out") / path.name
+    clips.write(out, clips.read(clip), clip)
     assert [f.name for f in out.parent.iterdir()] == [path.name]  # nothing temporary stays
-    again = video.open_clip(out)
+    again = clips.open_clip(out)
     assert (again.size, again.frames) == (clip.size, clip.frames)
-    return torch.cat(list(video.read(clip)), 1), torch.cat(list(video.read(again)), 1), out
+    return torch.cat(list(clips.read(clip)), 1), torch.cat(list(clips.read(again)), 1), out
 
 
 def near(one: torch.Tensor, two: torch.Tensor) -> None:
@@ -107,7 +107,7 @@ def near(one: torch.Tensor, two: torch.Tensor) -> None:
     assert (one - two).mean((1, 2, 3)).abs().max() < 1 / 255
 
 
-@pytest.mark.parametrize("suffix", film.MUXERS)
+@pytest.mark.parametrize("suffix", video.MUXERS)
 def test_everything_comes_back(tmp_path, suffix):
     path = film_file(tmp_path / f"a{suffix}", rate=Fraction(30000, 1001), tracks=2)
     one, two, out = copy(path)
@@ -132,12 +132,12 @@ def test_odd_sizes(tmp_path, suffix, H, W):
 def test_variable_frame_rate_keeps_every_time(tmp_path, suffix):
     times = [0, 1800, 3600, 18000, 19800, 27000, 45000, 46800]
     path = film_file(tmp_path / f"a{suffix}", 8, times=times)
-    notes = video.open_clip(path).notes
+    notes = clips.open_clip(path).notes
     assert len(notes) == 1 and "variable frame rate" in notes[0] and str(path) in notes[0]
     _, _, out = copy(path)
     assert told(out)["times"] == told(path)["times"] == [Fraction(t, TICKS) for t in times]
     assert told(out)["sound"] == told(path)["sound"]
-    assert video.open_clip(film_file(tmp_path / f"b{suffix}", 8, rate=24)).notes == ()
+    assert clips.open_clip(film_file(tmp_path / f"b{suffix}", 8, rate=24)).notes == ()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
@@ -166,9 +166,9 @@ def test_mirrored_videos_too(tmp_path):
         v.width, v.height = 128, 96
         v.set_display_rotation(0, hflip=True)
         frame = av.VideoFrame.from_ndarray(pixels(0, 96, 128), "rgb24")
-        out.mux(v.encode(frame.reformat(format="yuv420p", interpolation=film.EXACT)))
+        out.mux(v.encode(frame.reformat(format="yuv420p", interpolation=video.EXACT)))
         out.mux(v.encode(None))
-    near(next(video.read(video.open_clip(path))), drawn(1).flip(-1))
+    near(next(clips.read(clips.open_clip(path))), drawn(1).flip(-1))
 
 
 @pytest.mark.parametrize("tags", [BT709, BT601, WIDE, None], ids=["709", "601", "full", "none"])
@@ -190,17 +190,17 @@ def test_shape_of_pixels(tmp_path):
 
 
 def test_one_frame_at_a_time(tmp_path, monkeypatch):
-    clip, pulled, written = video.open_clip(film_file(tmp_path / "a.mp4", 24)), [], []
+    clip, pulled, written = clips.open_clip(film_file(tmp_path / "a.mp4", 24)), [], []
 
     def restored():
-        for frame in video.read(clip):
+        for frame in clips.read(clip):
             assert frame.shape == (3, 1, 96, 128) and len(pulled) == len(written)
             pulled.append(frame.sum())
             yield frame
 
-    real = film.to_bytes
-    monkeypatch.setattr(film, "to_bytes", lambda shot: (written.append(shot.sum()), real(shot))[1])
-    video.write(tmp_path / "b.mp4", restored(), clip)
+    real = video.to_bytes
+    monkeypatch.setattr(video, "to_bytes", lambda shot: (written.append(shot.sum()), real(shot))[1])
+    clips.write(tmp_path / "b.mp4", restored(), clip)
     assert len(pulled) == 24 and pulled == written
 
 
@@ -210,7 +210,7 @@ def test_one_frame_at_a_time(tmp_path, monkeypatch):
 def said(path: Path) -> str:
     """The one line with which a file is refused, whether at first sight or while it is read."""
     with pytest.raises(ValueError) as caught:
-        list(video.read(video.open_clip(path)))
+        list(clips.read(clips.open_clip(path)))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -253,7 +253,7 @@ def test_files_that_are_no_videos(tmp_path):
         out.mux(sound.encode(None))
     assert "no video in it, only audio" in said(tmp_path / "sound.mp4")
     with pytest.raises(FileNotFoundError, match="gone.mp4"):
-        video.open_clip(tmp_path / "gone.mp4")
+        clips.open_clip(tmp_path / "gone.mp4")
     (tmp_path / "a.avi").write_bytes(b"RIFF")
     assert "not a clip" in said(tmp_path / "a.avi") and ".mp4" in said(tmp_path / "a.avi")
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests.test_video import film_file, pixels
-from tinybridge import data, film, video
+from tinybridge.data import clips, pictures, video
 
 LOOPS = {".gif": [None, 0, 3], ".webp": [0, 3]}
 
@@ -29,8 +29,8 @@ def animation(path: Path, durations: list[int], loop: int | None = 0, still: int
 
 
 def copy(path: Path, out: Path) -> Path:
-    clip = video.open_clip(path)
-    video.write(out, video.read(clip), clip)
+    clip = clips.open_clip(path)
+    clips.write(out, clips.read(clip), clip)
     assert not [f for f in out.parent.iterdir() if f.suffix in (".tmp", ".old")]
     return out
 
@@ -49,20 +49,20 @@ def timing(path: Path) -> tuple[list[int], int | None]:
 @pytest.mark.parametrize(("suffix", "loop"), [(s, n) for s in LOOPS for n in LOOPS[s]])
 def test_animations_keep_durations_and_loops(tmp_path, suffix, loop):
     path = animation(tmp_path / f"a{suffix}", [100, 40, 40, 250, 100], loop, still=2)
-    clip = video.open_clip(path)
+    clip = clips.open_clip(path)
     assert (clip.kind, clip.size, clip.frames) == ("animation", (24, 36), 5)
     assert clip.rate == pytest.approx(5 / 0.53) and "variable" in clip.notes[0]
     out = copy(path, tmp_path / "out" / path.name)
     assert timing(out) == timing(path) == ([100, 40, 40, 250, 100], loop)
-    one, two = (torch.cat(list(video.read(video.open_clip(f))), 1) for f in (path, out))
+    one, two = (torch.cat(list(clips.read(clips.open_clip(f))), 1) for f in (path, out))
     assert -10 * (one - two).square().mean().log10() > 33  # 256 colours; lossy WebP
 
 
 @pytest.mark.parametrize("suffix", LOOPS)
 def test_equal_frames_are_not_merged(tmp_path, suffix):
     path = animation(tmp_path / f"a{suffix}", [50] * 4)
-    clip, grey = video.open_clip(path), torch.full((3, 4, 24, 36), 0.5)
-    video.write(tmp_path / f"b{suffix}", iter([grey]), clip)  # one chunk of four frames
+    clip, grey = clips.open_clip(path), torch.full((3, 4, 24, 36), 0.5)
+    clips.write(tmp_path / f"b{suffix}", iter([grey]), clip)  # one chunk of four frames
     assert timing(tmp_path / f"b{suffix}")[0] == [50] * 4 and clip.notes == ()
 
 
@@ -72,10 +72,10 @@ def test_animations_that_break_off(tmp_path, suffix):
     for share in (0.3, 0.6, 0.95):
         (tmp_path / f"cut{suffix}").write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(ValueError, match=f"cut{suffix}"):
-            list(video.read(video.open_clip(tmp_path / f"cut{suffix}")))
+            list(clips.read(clips.open_clip(tmp_path / f"cut{suffix}")))
     (tmp_path / "text.gif").write_text("no picture")
     with pytest.raises(ValueError, match="text.gif"):
-        video.open_clip(tmp_path / "text.gif")
+        clips.open_clip(tmp_path / "text.gif")
 
 
 def folder(path: Path, n: int = 3, H: int = 24, W: int = 36, suffix: str = ".png") -> Path:
@@ -105,17 +105,17 @@ def test_folders_keep_names_formats_alpha_and_profiles(tmp_path):
 
 def test_one_picture_is_a_clip_of_one_frame(tmp_path):
     path = folder(tmp_path / "a", 1) / "frame00.png"
-    clip = video.open_clip(path)
+    clip = clips.open_clip(path)
     assert (clip.frames, clip.rate, clip.kind) == (1, None, "pictures")
     copy(path, tmp_path / "b.png")
-    assert torch.equal(data.read(tmp_path / "b.png").pixels, data.read(path).pixels)
+    assert torch.equal(pictures.read(tmp_path / "b.png").pixels, pictures.read(path).pixels)
 
 
 def test_frames_of_two_sizes(tmp_path):
     path = folder(tmp_path / "a")
     Image.fromarray(pixels(0, 24, 37)).save(path / "last.png")
     with pytest.raises(ValueError, match="last.png is 37x24 but .*frame00.png is 36x24"):
-        video.open_clip(path)
+        clips.open_clip(path)
 
 
 def test_what_a_path_means(tmp_path):
@@ -126,37 +126,37 @@ def test_what_a_path_means(tmp_path):
     mp4 = film_file(films / "c.mp4", 2)
     (films / "readme.txt").write_text("no clip")
     (films / "empty").mkdir()
-    assert video.clips(films) == [gif, webp, mp4, walk]
-    assert video.clips(walk) == [walk] and video.clips(mp4) == [mp4]
-    assert video.clips(walk / "frame00.png") == [walk / "frame00.png"]
+    assert clips.clips(films) == [gif, webp, mp4, walk]
+    assert clips.clips(walk) == [walk] and clips.clips(mp4) == [mp4]
+    assert clips.clips(walk / "frame00.png") == [walk / "frame00.png"]
     stills = folder(tmp_path / "stills", suffix=".webp")
-    assert video.clips(stills) == [stills]
+    assert clips.clips(stills) == [stills]
     with pytest.raises(ValueError, match="no clips in it"):
-        video.clips(films / "empty")
+        clips.clips(films / "empty")
     with pytest.raises(FileNotFoundError, match="gone"):
-        video.clips(tmp_path / "gone")
+        clips.clips(tmp_path / "gone")
     Image.fromarray(pixels(0, 9, 9)).save(films / "cover.png")
     with pytest.raises(ValueError, match="cover.png is a picture and a.gif a clip"):
-        video.clips(films)
+        clips.clips(films)
 
 
 # ---- writing that fails --------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["a.mp4", "a.webm", "a.gif", "a.webp", "walk"])
-def clip(request, tmp_path) -> video.Clip:
+def clip(request, tmp_path) -> clips.Clip:
     path = tmp_path / "in" / request.param
     path.parent.mkdir()
-    if path.suffix in film.MUXERS:
+    if path.suffix in video.MUXERS:
         film_file(path, 6)
     elif path.suffix:
         animation(path, [50] * 6)
     else:
         folder(path, 6)
-    return video.open_clip(path)
+    return clips.open_clip(path)
 
 
-def older(tmp_path: Path, clip: video.Clip) -> tuple[Path, bytes]:
+def older(tmp_path: Path, clip: clips.Clip) -> tuple[Path, bytes]:
     """What stands in the output's place, and its content."""
     out = tmp_path / "out" / clip.path.name
     file = out if out.suffix else out / "frame00.png"
@@ -175,11 +175,11 @@ def test_an_exception_leaves_nothing_behind(tmp_path, clip, error):
     out, content = older(tmp_path, clip)
 
     def restored():
-        yield from list(video.read(clip))[:4]
+        yield from list(clips.read(clip))[:4]
         raise error("stop")
 
     with pytest.raises(error):
-        video.write(out, restored(), clip)
+        clips.write(out, restored(), clip)
     untouched(out, content)
 
 
@@ -188,9 +188,9 @@ def test_as_many_frames_as_there_were(tmp_path, clip, n, line):
     out, content = older(tmp_path, clip)
     chunk = torch.rand(3, n, *clip.size)
     with pytest.raises(ValueError, match=line):
-        video.write(out, iter([chunk]), clip)
+        clips.write(out, iter([chunk]), clip)
     with pytest.raises(ValueError, match="both must have one size"):
-        video.write(out, iter([torch.rand(3, 6, 5, 7)]), clip)
+        clips.write(out, iter([torch.rand(3, 6, 5, 7)]), clip)
     untouched(out, content)
 
 
@@ -202,7 +202,7 @@ def test_a_full_disk(tmp_path, clip):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1200, limits[1]))
     try:
         with pytest.raises(OSError) as caught:
-            video.write(out, noise, clip)
+            clips.write(out, noise, clip)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     line = str(caught.value)
@@ -212,18 +212,18 @@ def test_a_full_disk(tmp_path, clip):
 
 
 def test_formats_that_cannot_hold_it(tmp_path):
-    clip = video.open_clip(film_file(tmp_path / "a.mp4", 3))  # AAC, which .webm has no room for
+    clip = clips.open_clip(film_file(tmp_path / "a.mp4", 3))  # AAC, which .webm has no room for
     never = (pytest.fail("a frame was asked for") for _ in range(1))
     with pytest.raises(ValueError, match=r"b.webm: .webm cannot hold the sound .* \(aac\)"):
-        video.write(tmp_path / "b.webm", never, clip)
+        clips.write(tmp_path / "b.webm", never, clip)
     with pytest.raises(ValueError, match="b.gif: expected a name ending in .mp4"):
-        video.write(tmp_path / "b.gif", never, clip)
+        clips.write(tmp_path / "b.gif", never, clip)
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot be written"):
-        video.write(tmp_path / "file" / "b.mp4", never, clip)
+        clips.write(tmp_path / "file" / "b.mp4", never, clip)
     (tmp_path / "c.mp4" / "kept").mkdir(parents=True)  # a folder in the place of a file
     with pytest.raises(OSError, match="c.mp4: cannot be written"):
-        video.write(tmp_path / "c.mp4", video.read(clip), clip)
+        clips.write(tmp_path / "c.mp4", clips.read(clip), clip)
     assert (tmp_path / "c.mp4" / "kept").is_dir()
     assert sorted(f.name for f in tmp_path.iterdir()) == ["a.mp4", "c.mp4", "file"]
 
@@ -237,18 +237,18 @@ def test_pairs_of_clips(tmp_path):
         for name in films:
             make = animation if name.endswith("gif") else film_file
             make(walk.parent / name, [50] * 3 if make is animation else 3)
-    found = video.pairs(tmp_path, "snow")
+    found = clips.pairs(tmp_path, "snow")
     names = [(p.degraded.name, p.clean.name, p.degradation) for p in found]
     assert names == [("a", "a", "snow"), ("b.gif", "b.mkv", "snow"), ("c.mp4", "c.mp4", "snow")]
     one = tmp_path / "clean" / "a"  # both folders hold frames: one pair
     folder(tmp_path / "two" / "degraded"), folder(tmp_path / "two" / "clean")
-    assert [p.clean.name for p in video.pairs(tmp_path / "two")] == ["clean"]
+    assert [p.clean.name for p in clips.pairs(tmp_path / "two")] == ["clean"]
     (tmp_path / "clean" / "b.mkv").unlink()
     with pytest.raises(ValueError, match="b.gif: 0 clips have its name in .*clean"):
-        video.pairs(tmp_path)
+        clips.pairs(tmp_path)
     row = {"image_path": "degraded/a", "target_path": "clean/a", "degradation": "fog"}
     (tmp_path / "list.json").write_text(json.dumps([row]))
-    [pair] = video.pairs(tmp_path / "list.json", "fog")
+    [pair] = clips.pairs(tmp_path / "list.json", "fog")
     assert (pair.degraded, pair.clean) == (tmp_path / "degraded" / "a", one)
 
 
@@ -256,15 +256,15 @@ def test_cubes_cover_a_pair(tmp_path):
     one, two = folder(tmp_path / "one", 11), folder(tmp_path / "two", 11)
     for file in one.iterdir():
         Image.fromarray(255 - np.array(Image.open(file))).save(file)
-    windows = list(video.cubes(data.Pair(one, two), 20, 4))
+    windows = list(clips.cubes(pictures.Pair(one, two), 20, 4))
     assert [w[0].shape for w in windows] == [(4, 3, 4, 20, 20)] * 3  # 2 x 2 squares, 3 windows
-    whole = torch.cat(list(video.read(video.open_clip(two))), 1)
+    whole = torch.cat(list(clips.read(clips.open_clip(two))), 1)
     for start, (degraded, clean) in zip((0, 4, 7), windows, strict=True):
         corners = [(0, 0), (0, 16), (4, 0), (4, 16)]
         for cube, (y, x) in zip(clean, corners, strict=True):
             assert torch.equal(cube, whole[:, start : start + 4, y : y + 20, x : x + 20])
         assert torch.allclose(degraded, 1 - clean, atol=1e-6)
-    assert len(list(video.cubes(data.Pair(one, two), 24, 11))) == 1
+    assert len(list(clips.cubes(pictures.Pair(one, two), 24, 11))) == 1
 
 
 def test_cubes_that_cannot_be(tmp_path):
@@ -277,7 +277,7 @@ def test_cubes_that_cannot_be(tmp_path):
         ((one, None), 20, 4, "no target_path"),
     ):
         with pytest.raises(ValueError, match=line):
-            list(video.cubes(data.Pair(*pair), side, n))
+            list(clips.cubes(pictures.Pair(*pair), side, n))
 
 
 PAIR = (("one", 5, 36), ("two", 6, 36), ("wide", 5, 37))

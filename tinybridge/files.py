@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tinybridge import data, video
+from tinybridge.data import clips, pictures
 from tinybridge.metrics import psnr, ssim
 from tinybridge.restore import restore
 from tinybridge.stream import restore_stream
@@ -49,11 +49,11 @@ def restore_picture(job: Job, backbone, prompts: list, **options: object) -> dic
 
     ValueError or OSError in one line for what cannot be read, restored or written.
     """
-    shown, target = data.read(job.file), data.read(job.goal) if job.goal else None
+    shown, target = pictures.read(job.file), pictures.read(job.goal) if job.goal else None
     if target:
         job.check(shown.size, target.size)
     pixels = restore(backbone, prompts, shown.pixels[None], **options)[0]  # [3, H, W]
-    data.write(job.out, job.finite(pixels, "picture"), shown)
+    pictures.write(job.out, job.finite(pixels, "picture"), shown)
     row: dict[str, float] = {}
     if target:
         list(judged([pixels[:, None]], [shown.pixels[:, None]], [target.pixels[:, None]], row))
@@ -62,7 +62,7 @@ def restore_picture(job: Job, backbone, prompts: list, **options: object) -> dic
 
 def restore_clip(job: Job, backbone, prompts: list, **options: object) -> dict[str, float]:
     """Restores a clip, which is never whole in memory. options: those of stream.restore_stream."""
-    shown, target = video.open_clip(job.file), video.open_clip(job.goal) if job.goal else None
+    shown, target = clips.open_clip(job.file), clips.open_clip(job.goal) if job.goal else None
     for note in shown.notes:
         tqdm.write(note)
     if target:
@@ -75,11 +75,11 @@ def restore_clip(job: Job, backbone, prompts: list, **options: object) -> dict[s
             done = latent_frames * backbone.vae.time_stride
             bar.update(min(done, bar.total - bar.n))
 
-        frames = restore_stream(backbone, prompts, video.read(shown), progress=progress, **options)
+        frames = restore_stream(backbone, prompts, clips.read(shown), progress=progress, **options)
         frames = (job.finite(chunk, "frame") for chunk in frames)
         if target:
-            frames = judged(frames, video.read(shown), video.read(target), row)
-        video.write(job.out, frames, shown)
+            frames = judged(frames, clips.read(shown), clips.read(target), row)
+        clips.write(job.out, frames, shown)
     return row
 
 

@@ -16,7 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tinybridge.parts.layers import RMSNorm, attention, grid, mlp, modulate, rope_table, rotate, sinusoid
+from tinybridge.parts.layers import (
+    RMSNorm,
+    attention,
+    grid,
+    mlp,
+    modulate,
+    rope_table,
+    rotate,
+    sinusoid,
+)
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from tinybridge import __version__, bridge, clips, resume, scenes
+from tinybridge import __version__, bridge, resume
 from tinybridge.backbone import Backbone
+from tinybridge.data import moving_scenes, scenes
 from tinybridge.metrics import psnr, ssim, temporal_difference
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restore import restore
@@ -89,7 +90,7 @@ def drawn_pairs(
     count, held_out = counts or (CLIPS if backbone.video else SCENES)
     draw, first = partial(scenes.pairs, kind, size=size), seed % 100 * 5000
     if backbone.video:
-        draw = partial(clips.pairs, kind, size=size, frames=frames)
+        draw = partial(moving_scenes.pairs, kind, size=size, frames=frames)
     batches = [range(first, first + count)[k : k + 16] for k in range(0, count, 16)]
     judged = draw(list(range(EVALUATION_SEED, EVALUATION_SEED + held_out)))
     return encoded(backbone, (draw(list(b)) for b in batches), judged, len(batches), quiet)

@@ -215,7 +215,8 @@ class AutoEncoder(nn.Module):
 
     T = 1 + 4k, t = 1 + k. Both ways take one latent frame at a time, and the methods in `_chunks`
     work from iterator to iterator: where gradients are off they hold as much for any length.
-    tile: frames with a side above this many pixels go in tiles of about that side, see parts/tiles.py.
+    tile: frames with a side above this many pixels go in tiles of about that side, as in
+    parts/tiles.py.
     """
 
     def __init__(self, config: AutoEncoderConfig):

@@ -35,10 +35,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tinybridge import clips, scenes
+from tinybridge.data import moving_scenes, scenes
 from tinybridge.text.encoders import T5Config
-from tinybridge.tiny import pretrain, pretrain_wan
 from tinybridge.text.tokenizers import ClipTokens, T5Tokens
+from tinybridge.tiny import pretrain, pretrain_wan
 
 FIRST_SEED = 10_000_000
 
@@ -55,9 +55,9 @@ def web_picture(seed: int) -> tuple[np.ndarray, str]:
 
 def web_clip(seed: int) -> tuple[np.ndarray, str]:
     """One captioned clip [T, 3, H, W] uint8, likewise."""
-    pictures, depths, caption = clips.clip(seed, frames=pretrain_wan.FRAMES)
+    pictures, depths, caption = moving_scenes.clip(seed, frames=pretrain_wan.FRAMES)
     kind, severity, caption = as_found(seed, caption)
-    pictures = clips.degrade(pictures, depths, kind, severity, seed) if kind else pictures
+    pictures = moving_scenes.degrade(pictures, depths, kind, severity, seed) if kind else pictures
     return (pictures * 255).round().astype(np.uint8), caption
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinybridge import scenes
+from tinybridge.data import scenes
 
 
 def clip(seed: int, size: int = 64, frames: int = 9) -> tuple[np.ndarray, np.ndarray, str]:

@@ -1,8 +1,9 @@
 """Clips in and out: video files, animated GIF and WebP, folders of frames; pairs of them.
 
 A clip is read and written frame by frame and is never whole in memory. Its restoration keeps name,
-format, size, frame times, number of frames and sound. film.py has the video files and what is left
-out there. GIF and WebP lose their transparency; pictures in folders keep theirs, as in data.py.
+format, size, frame times, number of frames and sound. video.py has the video files and what is
+left out there. GIF and WebP lose their transparency; pictures in folders keep theirs, as in
+pictures.py.
 
 Letters: H W size in pixels, F frames of a cube, S its side, n frames in a chunk or cubes in a
 window.
@@ -20,10 +21,10 @@ import torch
 from PIL import GifImagePlugin, Image
 from torch import Tensor
 
-from tinybridge import data, film
-from tinybridge.film import Clip
+from tinybridge.data import pictures, video
+from tinybridge.data.video import Clip
 
-SUFFIXES = (*film.MUXERS, ".gif", ".webp")  # files that hold a clip each
+SUFFIXES = (*video.MUXERS, ".gif", ".webp")  # files that hold a clip each
 
 # ---- what there is -----------------------------------------------------------------------------
 
@@ -41,11 +42,11 @@ def clips(path: Path) -> list[Path]:
     for item in sorted(path.iterdir()):
         suffix = item.suffix.lower()
         if item.is_dir():
-            inside = any(file.suffix.lower() in data.SUFFIXES for file in item.iterdir())
+            inside = any(file.suffix.lower() in pictures.SUFFIXES for file in item.iterdir())
             found += [item] if inside else []
-        elif suffix in SUFFIXES and (suffix not in data.SUFFIXES or _moves(item)):
+        elif suffix in SUFFIXES and (suffix not in pictures.SUFFIXES or _moves(item)):
             found.append(item)
-        elif suffix in data.SUFFIXES:
+        elif suffix in pictures.SUFFIXES:
             stills.append(item)
     if stills and found:
         raise ValueError(
@@ -63,28 +64,28 @@ def open_clip(path: Path) -> Clip:
     FileNotFoundError, or ValueError in one line: no video, no frames, cut off, sizes that differ.
     """
     suffix = path.suffix.lower()
-    if path.is_file() and suffix in film.MUXERS:
-        return film.probe(path)
+    if path.is_file() and suffix in video.MUXERS:
+        return video.probe(path)
     if path.is_file() and (suffix == ".gif" or _moves(path)):
         return _open_animation(path)
-    if path.is_file() and suffix not in data.SUFFIXES:
-        known = ", ".join(dict.fromkeys((*SUFFIXES, *data.SUFFIXES)))
+    if path.is_file() and suffix not in pictures.SUFFIXES:
+        known = ", ".join(dict.fromkeys((*SUFFIXES, *pictures.SUFFIXES)))
         raise ValueError(f"{path}: not a clip; a name ending in {known} or a folder is expected")
-    files = data.pictures(path)
+    files = pictures.pictures(path)
     sizes = [_picture_size(file) for file in files]
     for file, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
-            raise ValueError(film.differs(file, size, files[0], sizes[0]))
+            raise ValueError(video.differs(file, size, files[0], sizes[0]))
     return Clip(path, sizes[0], len(files), None, "pictures")
 
 
 def read(clip: Clip) -> Iterator[Tensor]:
     """The frames in order, [3, 1, H, W] float32 in 0..1 each. ValueError if the file breaks off."""
-    shots = {"video": film.frames, "animation": _animation_frames, "pictures": _picture_frames}
+    shots = {"video": video.frames, "animation": _animation_frames, "pictures": _picture_frames}
     for pixels in shots[clip.kind](clip.path):  # [3, H, W]
         if tuple(pixels.shape[1:]) != clip.size:
             raise ValueError(
-                film.differs(clip.path, pixels.shape[1:], "its first frame", clip.size)
+                video.differs(clip.path, pixels.shape[1:], "its first frame", clip.size)
             )
         yield pixels[:, None]
 
@@ -99,11 +100,11 @@ def write(path: Path, frames: Iterable[Tensor], like: Clip) -> None:
     if like.kind == "pictures":
         _write_pictures(path, frames, like)
         return
-    formats = film.MUXERS if like.kind == "video" else (".gif", ".webp")
+    formats = video.MUXERS if like.kind == "video" else (".gif", ".webp")
     if path.suffix.lower() not in formats:
         raise ValueError(f"{path}: expected a name ending in {', '.join(formats)}")
-    with film.placed(path) as scratch:
-        save = film.save if like.kind == "video" else _write_animation
+    with video.placed(path) as scratch:
+        save = video.save if like.kind == "video" else _write_animation
         save(path, scratch, frames, like)
 
 
@@ -115,7 +116,7 @@ def _moves(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.format in ("GIF", "WEBP", "PNG") and getattr(image, "is_animated", False)
-    except data.UNREADABLE:
+    except pictures.UNREADABLE:
         return False
 
 
@@ -128,12 +129,12 @@ def _reel(path: Path) -> Iterator[tuple[Image.Image, dict[str, Any]]]:
                 image.seek(k)
                 image.load()
                 yield image.convert("RGB"), dict(image.info)
-    except (*data.UNREADABLE, IndexError) as error:
+    except (*pictures.UNREADABLE, IndexError) as error:
         raise ValueError(f"{path}: breaks off after {k} frames ({error})") from None
 
 
 def _animation_frames(path: Path) -> Iterator[Tensor]:
-    return (data.to_tensor(image) for image, _ in _reel(path))
+    return (pictures.to_tensor(image) for image, _ in _reel(path))
 
 
 def _open_animation(path: Path) -> Clip:
@@ -142,7 +143,7 @@ def _open_animation(path: Path) -> Clip:
         durations.append(round(info.get("duration") or 0))
         size = image.size[::-1]
     rate = Fraction(1000 * len(durations), sum(durations)) if any(durations) else None
-    notes = film.notes(path, rate, durations)
+    notes = video.notes(path, rate, durations)
     return Clip(path, size, len(durations), rate, "animation", notes)
 
 
@@ -150,15 +151,15 @@ def _write_animation(path: Path, scratch: Path, frames: Iterable[Tensor], like: 
     """Every frame whole, one after another; pillow would keep all and merge equal neighbours."""
     gif, (H, W) = path.suffix.lower() == ".gif", like.size
     marks = (info for _, info in _reel(like.path))
-    for k, (info, pixels) in enumerate(film.matched(marks, frames, like)):
+    for k, (info, pixels) in enumerate(video.matched(marks, frames, like)):
         if k == 0:
-            film.put(
+            video.put(
                 path, _append, scratch, (_gif_head if gif else _webp_head)(W, H, info.get("loop"))
             )
-        image, duration = Image.fromarray(film.to_bytes(pixels)), round(info.get("duration") or 0)
-        film.put(path, _append, scratch, (_gif_frame if gif else _webp_frame)(image, duration))
+        image, duration = Image.fromarray(video.to_bytes(pixels)), round(info.get("duration") or 0)
+        video.put(path, _append, scratch, (_gif_frame if gif else _webp_frame)(image, duration))
     if gif:
-        film.put(path, _append, scratch, b";")
+        video.put(path, _append, scratch, b";")
     else:
         with scratch.open("r+b") as file:  # a RIFF file begins with its length
             file.seek(4)
@@ -208,34 +209,34 @@ def _picture_size(file: Path) -> tuple[int, int]:
         with Image.open(file) as image:
             W, H = image.size
             return (W, H) if image.getexif().get(0x0112, 1) > 4 else (H, W)
-    except data.UNREADABLE:
+    except pictures.UNREADABLE:
         raise ValueError(f"{file}: not a picture that can be read") from None
 
 
 def _picture_frames(path: Path) -> Iterator[Tensor]:
-    return (data.read(file).pixels for file in data.pictures(path))
+    return (pictures.read(file).pixels for file in pictures.pictures(path))
 
 
 def _write_pictures(path: Path, frames: Iterable[Tensor], like: Clip) -> None:
     """A folder with the names and formats of another, or one picture."""
-    files = data.pictures(like.path)
+    files = pictures.pictures(like.path)
     if like.path.is_file():
-        [(file, pixels)] = film.matched(files, frames, like)
-        return data.write(path, pixels, data.read(file))
+        [(file, pixels)] = video.matched(files, frames, like)
+        return pictures.write(path, pixels, pictures.read(file))
     strange = {f.name for f in path.iterdir()} - {f.name for f in files} if path.is_dir() else ()
     if strange:
         raise OSError(f"{path}: it holds other files, {min(strange)} for one; choose another --out")
-    with film.placed(path) as scratch:
-        for file, pixels in film.matched(files, frames, like):
-            data.write(scratch / file.name, pixels, data.read(file))
+    with video.placed(path) as scratch:
+        for file, pixels in video.matched(files, frames, like):
+            pictures.write(scratch / file.name, pixels, pictures.read(file))
 
 
 # ---- pairs to learn from -----------------------------------------------------------------------
 
 
-def pairs(path: Path, degradation: str | None = None) -> list[data.Pair]:
+def pairs(path: Path, degradation: str | None = None) -> list[pictures.Pair]:
     """Pairs of clips, from DIR/degraded and DIR/clean or a JSON list, as data.pairs has them."""
-    return data.pairs(path, degradation, clips, _partner)
+    return pictures.pairs(path, degradation, clips, _partner)
 
 
 def _partner(clip: Path, folder: Path) -> Path:
@@ -249,7 +250,7 @@ def _partner(clip: Path, folder: Path) -> Path:
     return hits[0]
 
 
-def cubes(pair: data.Pair, side: int, frames: int) -> Iterator[tuple[Tensor, Tensor]]:
+def cubes(pair: pictures.Pair, side: int, frames: int) -> Iterator[tuple[Tensor, Tensor]]:
     """A pair cut into as few cubes as cover it: degraded and clean [n, 3, F, S, S] per window.
 
     Window after window; the last one reaches back over the one before if the clip does not end
@@ -260,12 +261,12 @@ def cubes(pair: data.Pair, side: int, frames: int) -> Iterator[tuple[Tensor, Ten
     one, two = open_clip(pair.degraded), open_clip(pair.clean)
     H, W = one.size
     if one.size != two.size:
-        raise ValueError(film.differs(one.path, one.size, f"its pair {two.path}", two.size))
+        raise ValueError(video.differs(one.path, one.size, f"its pair {two.path}", two.size))
     if min(H, W) < side:
         raise ValueError(
             f"{one.path} is {W}x{H}, smaller than the training size: use --size {min(H, W)}"
         )
-    corners = [(y, x) for y in data.starts(H, side) for x in data.starts(W, side)]
+    corners = [(y, x) for y in pictures.starts(H, side) for x in pictures.starts(W, side)]
     window, new, seen = [], 0, 0
     for both in itertools.zip_longest(read(one), read(two)):
         if both[0] is None or both[1] is None:

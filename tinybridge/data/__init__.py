@@ -1,0 +1,1 @@
+"""Pictures, clips and drawn scenes: in, out, in pairs."""
