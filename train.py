@@ -6,7 +6,7 @@
     torchrun --nproc-per-node N train.py --backbone flux ...       # N processes, the same result
 
 --space token learns what the text encoder reads instead, --space text only picks a sentence. The
-loop is in tinybridge/training.py; here are the flags, pairs of files, and the report.
+loop is in tinybridge/training/loop.py; here are the flags, pairs of files, and the report.
 
 Letters: M held-out pairs, T frames, H W sides.
 """
@@ -23,11 +23,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 import weights
-from tinybridge import bridge, resume, sentences, training
+from tinybridge import bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import clips, pictures, scenes
 from tinybridge.metrics import psnr
-from tinybridge.training import RANK, WORLD, Pairs, Settings
+from tinybridge.training import loop, run_state, sentences
+from tinybridge.training.loop import RANK, WORLD, Pairs, Settings
 
 # Steps; rates, which are guesses for official weights; size. The text encoder norms what it reads,
 # so a token's size only says how fast it turns: 10 was the best of 0.003 to 100 (tiny FLUX, haze).
@@ -67,12 +68,12 @@ def file_pairs(backbone: Backbone, path: Path, kind: str | None, side: int, fram
     found = (clips if backbone.video else pictures).pairs(path, kind)
     if len(found) < 2:
         raise ValueError(f"{path}: only {len(found)} pair, at least 2 are needed: 1 is held out")
-    held_out = found[::10][: (training.CLIPS if backbone.video else training.SCENES)[1]]
+    held_out = found[::10][: (loop.CLIPS if backbone.video else loop.SCENES)[1]]
     learned = [pair for pair in found if pair not in held_out]
     middles = [[p[len(p) // 2] for p in next(cut(pair))] for pair in held_out]
     judged = tuple(torch.stack(pixels) for pixels in zip(*middles, strict=True))
     parts = (part for pair in learned for part in cut(pair))
-    return training.encoded(backbone, parts, judged, None if backbone.video else len(learned))
+    return loop.encoded(backbone, parts, judged, None if backbone.video else len(learned))
 
 
 # ---- what came of it ---------------------------------------------------------------------------
@@ -87,11 +88,11 @@ def report(
     """
     shown = {
         "degraded": pairs.degraded,
-        "no prompt": training.restored(alone, [], pairs.degraded, settings),
-        "restored": training.restored(told, prompts, pairs.degraded, settings),
+        "no prompt": loop.restored(alone, [], pairs.degraded, settings),
+        "restored": loop.restored(told, prompts, pairs.degraded, settings),
     }
     judged = shown | ({"clean": pairs.clean} if alone.video else {})
-    rows = [{"picture": n} | training.measures(p, pairs.clean) for n, p in judged.items()]
+    rows = [{"picture": n} | loop.measures(p, pairs.clean) for n, p in judged.items()]
     head = f"{len(pairs.clean):>3} held-out {'clips' if alone.video else 'pictures'}"
     print(f"\n{head:<22} PSNR, dB    SSIM{'  change' * alone.video}")
     for row in rows:
@@ -145,7 +146,7 @@ def run(flags: argparse.Namespace) -> None:
     if flags.resume and flags.space == "text":
         raise ValueError("--space text learns nothing, so there is nothing to resume")
     if not flags.resume and RANK == 0:
-        resume.begin(flags.out)
+        run_state.begin(flags.out)
     device, gpu = flags.device, int(os.environ.get("LOCAL_RANK", 0))
     if device == "cuda":
         device = f"cuda:{gpu}"
@@ -163,7 +164,7 @@ def run(flags: argparse.Namespace) -> None:
         flags.backbone, flags.weights, device, dtype, keep_encoder=tokens
     )
     if flags.data is None:
-        pairs = training.drawn_pairs(backbone, flags.degradation, side, frames, flags.seed)
+        pairs = loop.drawn_pairs(backbone, flags.degradation, side, frames, flags.seed)
     else:
         pairs = file_pairs(backbone, flags.data, flags.degradation, side, frames)
     names = ("bridge", "space", "steps", "batch_size", "lr", "t0", "seed")
@@ -174,7 +175,7 @@ def run(flags: argparse.Namespace) -> None:
             rows = report(flags.out, pairs, settings, backbone, told, [])
             rows = [{"pairs": "held out"} | row for row in rows]
             columns = "picture pairs psnr ssim change sentence"
-            resume.save_table(flags.out / "results.csv", columns, rows + tried)
+            run_state.save_table(flags.out / "results.csv", columns, rows + tried)
             print(f"wrote sentence.txt, preview.png and results.csv to {flags.out}")
     else:
         learn(flags, backbone, pairs, settings)
@@ -184,12 +185,12 @@ def run(flags: argparse.Namespace) -> None:
 
 def learn(flags: argparse.Namespace, backbone: Backbone, pairs: Pairs, settings: Settings) -> None:
     """The loop, and what it leaves in --out."""
-    prompt, out = training.start(backbone, settings), flags.out
+    prompt, out = loop.start(backbone, settings), flags.out
     if flags.degradation:
         prompt.meta["degradation"] = flags.degradation
     facts = {"data": flags.data, "degradation": flags.degradation, "size": flags.size}
     try:
-        rows = training.learn(backbone, prompt, pairs, settings, out, flags.resume, facts)
+        rows = loop.learn(backbone, prompt, pairs, settings, out, flags.resume, facts)
     except FloatingPointError as error:
         raise FloatingPointError(
             f"{out}: {error}; what was saved before is kept; begin again in another --out with an "
@@ -201,7 +202,7 @@ def learn(flags: argparse.Namespace, backbone: Backbone, pairs: Pairs, settings:
     elif RANK == 0:
         rows = report(out, pairs, settings, backbone, backbone, [prompt])
         columns = "picture psnr ssim" + " change" * backbone.video
-        resume.save_table(out / "results.csv", columns, rows)
+        run_state.save_table(out / "results.csv", columns, rows)
         print(f"wrote prompt.safetensors, preview.png, results.csv and log.csv to {out}")
 
 

@@ -29,11 +29,12 @@ import torch
 
 import train
 import weights
-from tinybridge import bridge, sentences, training
+from tinybridge import bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import clips, pictures, scenes
 from tinybridge.prompt import Prompt, Tokens
-from tinybridge.training import Pairs, Settings
+from tinybridge.training import loop, sentences
+from tinybridge.training.loop import Pairs, Settings
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("bridges", "spaces", "sensitivity")
@@ -131,7 +132,7 @@ class Lab:
             return train.file_pairs(b, self.files, kind, self.side, self.frames)
         counts = (self.budget.scenes, self.budget.held_out)
         sizes = (self.side, self.frames, seed, counts)
-        return training.drawn_pairs(self.backbone, degradation, *sizes, quiet=True)
+        return loop.drawn_pairs(self.backbone, degradation, *sizes, quiet=True)
 
     def of(self, job: Job) -> Pairs:
         return self.pairs(job.degradation, job.seed if self.files is None else 0)
@@ -139,9 +140,9 @@ class Lab:
     def alone(self, degradation: str, path: str, t0: float, sampler: int) -> dict[str, float]:
         """Held-out measures of the degraded pictures and of the frozen model without a prompt."""
         pairs, settings = self.pairs(degradation, 0), Settings(bridge=path, t0=t0)
-        shown = training.restored(self.backbone, [], pairs.degraded, settings, sampler, quiet=True)
+        shown = loop.restored(self.backbone, [], pairs.degraded, settings, sampler, quiet=True)
         both = {"degraded": pairs.degraded, "alone": shown}
-        found = {name: training.measures(p, pairs.clean) for name, p in both.items()}
+        found = {name: loop.measures(p, pairs.clean) for name, p in both.items()}
         return {f"{name}_{key}": found[name][key] for name in both for key in ("psnr", "ssim")}
 
     def measure(self, job: Job) -> dict:
@@ -157,12 +158,12 @@ class Lab:
             first = job.sampler == self.budget.sampler  # other rows share its prompt and curve
             curve = json.loads(prompts[0].meta["curve"]) if first else []
         settings, sampler = job.settings(), job.sampler
-        shown = training.restored(model, prompts, pairs.degraded, settings, sampler, quiet=True)
+        shown = loop.restored(model, prompts, pairs.degraded, settings, sampler, quiet=True)
         spent = {
             "seconds": round(time.perf_counter() - began, 1),
             "cpu_seconds": round(time.process_time() - used, 1),
         }
-        found = training.measures(shown, pairs.clean) | found
+        found = loop.measures(shown, pairs.clean) | found
         exact = {name: round(found[name], 4) for name in tables.MEASURES}
         for file, rows in {"sentences.csv": tried, "curves.csv": curve}.items():
             tables.append(self.out / file, [asdict(job) | row for row in rows])
@@ -180,7 +181,7 @@ class Lab:
         best = models[tried[0]["sentence"]]
         # `validate` wants a prompt; one whose gates are zero adds nothing, bit for bit.
         silent = Prompt(torch.zeros(b.length, b.width), torch.zeros(b.blocks)).to(b.device)
-        return best, tried, [{"step": 0} | training.validate(best, silent, pairs, settings)]
+        return best, tried, [{"step": 0} | loop.validate(best, silent, pairs, settings)]
 
     def prompt(self, job: Job) -> Prompt | Tokens:
         """The learned prompt of a job: from the store, or learned and put there.
@@ -193,13 +194,13 @@ class Lab:
         pairs, plain = self.of(job), self.job(job.degradation, job.seed, space=job.space)
         curved = job.degradation in self.kinds[:2] and job == replace(plain, sampler=0)
         settings, curve = job.settings(self.budget.looks if curved else 1), []
-        prompt = training.start(self.backbone, settings)
+        prompt = loop.start(self.backbone, settings)
         if job.rows < self.backbone.length:
             shorten(prompt, job.rows)
         if curved:
-            now = training.validate(self.backbone, prompt, pairs, settings)
+            now = loop.validate(self.backbone, prompt, pairs, settings)
             curve.append({"step": 0} | now)
-        log = training.learn(self.backbone, prompt, pairs, settings, quiet=True)
+        log = loop.learn(self.backbone, prompt, pairs, settings, quiet=True)
         if len(log) < job.steps:
             raise KeyboardInterrupt  # `learn` ends early at a signal and says so by its length
         looks = [row for row in log if curved and "val_loss" in row]

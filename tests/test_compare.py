@@ -15,7 +15,7 @@ from PIL import Image
 from tinybridge import bridge
 from tinybridge.data import scenes
 from tinybridge.prompt import Prompt
-from tinybridge.sentences import sentences
+from tinybridge.training.sentences import sentences
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "notebooks/results"
@@ -82,7 +82,7 @@ def test_a_stopped_run_ends_the_command(tmp_path, monkeypatch):
     def stopped(backbone, prompt, pairs, settings, quiet):
         return [{"step": 1}]  # what `learn` returns after a signal
 
-    monkeypatch.setattr(compare.training, "learn", stopped)
+    monkeypatch.setattr(compare.loop, "learn", stopped)
     places = ["--out", str(tmp_path), "--store", str(tmp_path)]
     assert compare.main(["--small", "--only", "bridges", *places]) == 130
     assert tables.read(tmp_path / "runs.csv") == []

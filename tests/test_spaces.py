@@ -17,12 +17,12 @@ from wan_oracles import error
 import sample
 import train
 import weights
-from tinybridge import sentences, training
 from tinybridge.backbone import Backbone
 from tinybridge.data import pictures, scenes
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restore import restore
-from tinybridge.training import Settings
+from tinybridge.training import loop, sentences
+from tinybridge.training.loop import Settings
 
 SHORT = Settings(space="token", steps=3, batch_size=4, lr=0.1)
 SHAPES = {"flux": (4, 4, 6), "wan": (4, 2, 4, 6)}  # of a latent
@@ -52,7 +52,7 @@ def some_tokens(backbone, seed=0) -> Tokens:
 
 
 def drawn(backbone):
-    return training.drawn_pairs(backbone, "haze", 16, 5, counts=(6, 2), quiet=True)
+    return loop.drawn_pairs(backbone, "haze", 16, 5, counts=(6, 2), quiet=True)
 
 
 # ----------------------------------------------------------------------------------- the velocity
@@ -136,16 +136,16 @@ def test_what_cannot_be_is_one_line(backbone, folders):
 def test_learning_moves_the_tokens_and_nothing_else(backbone):
     models = (backbone.encoder, backbone.model, backbone.vae)
     before = [{k: v.clone() for k, v in model.state_dict().items()} for model in models]
-    pairs, prompt = drawn(backbone), training.start(backbone, SHORT)
+    pairs, prompt = drawn(backbone), loop.start(backbone, SHORT)
     start = prompt.tokens.detach().clone()
     assert 0 < (start - backbone.words()).norm() / backbone.words().norm() < 0.03
-    rows = training.learn(backbone, prompt, pairs, SHORT, quiet=True)
+    rows = loop.learn(backbone, prompt, pairs, SHORT, quiet=True)
     assert (prompt.tokens - start).abs().amax(1).all() and prompt.meta["space"] == "token"
     for model, state in zip(models, before, strict=True):
         assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    again = training.learn(backbone, training.start(backbone, SHORT), pairs, SHORT, quiet=True)
+    again = loop.learn(backbone, loop.start(backbone, SHORT), pairs, SHORT, quiet=True)
     assert [row["loss"] for row in again] == [row["loss"] for row in rows]
-    other = training.start(backbone, replace(SHORT, seed=1))
+    other = loop.start(backbone, replace(SHORT, seed=1))
     assert not torch.equal(other.tokens, start)
 
 
@@ -164,7 +164,7 @@ def test_resumed_is_bit_for_bit_the_same(pairs, tmp_path, monkeypatch):
     base = ["--backbone", "flux", "--space", "token", "--batch-size", "4", "--size", "32"]
     base += ["--data", str(pairs), "--steps", "5"]
     assert train.main([*base, "--out", str(tmp_path / "whole")]) == 0
-    real = training.gradients
+    real = loop.gradients
 
     def gradients(backbone, prompt, pairs, settings, step):
         if step == 2:
@@ -172,7 +172,7 @@ def test_resumed_is_bit_for_bit_the_same(pairs, tmp_path, monkeypatch):
         return real(backbone, prompt, pairs, settings, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "gradients", gradients)
+        patch.setattr(loop, "gradients", gradients)
         assert train.main([*base, "--out", str(tmp_path / "cut")]) == 0
     assert Prompt.load(tmp_path / "cut/prompt.safetensors").meta["steps"] == "3"
     assert train.main([*base, "--out", str(tmp_path / "cut"), "--resume"]) == 0
@@ -247,8 +247,8 @@ def test_the_best_sentence_is_chosen_on_training_pairs(backbone, folders, monkey
     assert sorted(row["sentence"] for row in rows) == sorted(texts)
     assert rows[0]["psnr"] == max(row["psnr"] for row in rows) > min(row["psnr"] for row in rows)
     null = next(row for row in rows if row["sentence"] == "")
-    alone = training.restored(backbone, [], pairs.seen[0], SHORT, quiet=True)
-    assert null["psnr"] == pytest.approx(training.measures(alone, pairs.seen[1])["psnr"], abs=1e-3)
+    alone = loop.restored(backbone, [], pairs.seen[0], SHORT, quiet=True)
+    assert null["psnr"] == pytest.approx(loop.measures(alone, pairs.seen[1])["psnr"], abs=1e-3)
     assert sentences.sentences("fog", False) == sentences.sentences(None, False)
 
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 import sample
 import train
-from tinybridge import training
 from tinybridge.data import pictures, scenes
 from tinybridge.metrics import psnr
 from tinybridge.prompt import Prompt
+from tinybridge.training import loop
 
 ROOT = Path(__file__).parents[1]
 BASE = ["--backbone", "flux", "--batch-size", "4", "--size", "32"]
@@ -88,7 +88,7 @@ def test_a_run_leaves_what_it_promises(pairs, tmp_path, capsys):
 
 def test_learning_helps_on_the_bundled_model(tmp_path, monkeypatch, capsys):
     """Haze of drawn scenes, a fifth of the default budget: at least 3 dB above the input."""
-    monkeypatch.setattr(training, "SCENES", (512, 16))
+    monkeypatch.setattr(loop, "SCENES", (512, 16))
     out = tmp_path / "run"
     assert train.main(["--backbone", "flux", "--steps", "60", "--out", str(out)]) == 0
     assert "drawn scenes (no --data), haze" in capsys.readouterr().out
@@ -100,14 +100,14 @@ def test_learning_helps_on_the_bundled_model(tmp_path, monkeypatch, capsys):
 
 def stop_in_step(monkeypatch, step: int, number: int) -> None:
     """Sends this process a signal while it computes that step's gradients."""
-    real = training.gradients
+    real = loop.gradients
 
     def gradients(backbone, prompt, pairs, settings, now):
         if now == step:
             os.kill(os.getpid(), number)
         return real(backbone, prompt, pairs, settings, now)
 
-    monkeypatch.setattr(training, "gradients", gradients)
+    monkeypatch.setattr(loop, "gradients", gradients)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -185,12 +185,12 @@ def test_two_processes_learn_what_one_does(pairs, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(pairs, tmp_path, monkeypatch, capsys):
-    real = training.gradients
+    real = loop.gradients
 
     def gradients(backbone, prompt, pairs, settings, step):
         return real(backbone, prompt, pairs, settings, step) if step < 4 else float("nan")
 
-    monkeypatch.setattr(training, "gradients", gradients)
+    monkeypatch.setattr(loop, "gradients", gradients)
     out = tmp_path / "run"
     assert train.main([*BASE, "--data", str(pairs), "--steps", "12", "--out", str(out)]) == 2
     error = capsys.readouterr().err.splitlines()[-1]

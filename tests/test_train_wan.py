@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from wan_files import write_wan
 
 import train
-from tinybridge import training
 from tinybridge.data import clips, moving_scenes, pictures
 from tinybridge.metrics import psnr, temporal_difference
 from tinybridge.prompt import Prompt
+from tinybridge.training import loop
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def base(tmp_path_factory):
     place = tmp_path_factory.mktemp("wan")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        patch.setattr(training, "CLIPS", (6, 2))
+        patch.setattr(loop, "CLIPS", (6, 2))
         folder = write_wan(place / "small")
         yield ["--backbone", "wan", "--weights", str(folder), "--batch-size", "2", "--lr", "0.01"]
 
@@ -59,7 +59,7 @@ def test_a_run_on_moving_scenes_leaves_what_it_promises(base, tmp_path, capsys):
 
     results = {row["picture"]: row for row in rows_of(out / "results.csv")}
     assert list(results) == ["degraded", "no prompt", "restored", "clean"]
-    seeds = [training.EVALUATION_SEED, training.EVALUATION_SEED + 1]
+    seeds = [loop.EVALUATION_SEED, loop.EVALUATION_SEED + 1]
     degraded, clean = moving_scenes.pairs("snow", seeds, 16, 5)
     found = float(results["degraded"]["psnr"]), float(results["degraded"]["change"])
     assert found[0] == pytest.approx(psnr(degraded, clean).mean().item())
@@ -94,7 +94,7 @@ def test_own_clips_are_cut_into_cubes_and_one_is_held_out(base, pairs, tmp_path,
 def test_stopped_and_resumed_is_bit_for_bit_the_same(base, pairs, tmp_path, monkeypatch, space):
     flags = [*base, "--data", str(pairs), "--size", "16x5", "--steps", "5", "--space", space]
     assert train.main([*flags, "--out", str(tmp_path / "whole")]) == 0
-    real = training.gradients
+    real = loop.gradients
 
     def gradients(backbone, prompt, pairs, settings, step):
         if step == 2:
@@ -102,7 +102,7 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(base, pairs, tmp_path, monk
         return real(backbone, prompt, pairs, settings, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "gradients", gradients)
+        patch.setattr(loop, "gradients", gradients)
         assert train.main([*flags, "--out", str(tmp_path / "cut")]) == 0
     assert len(rows_of(tmp_path / "cut/log.csv")) == 3
     assert train.main([*flags, "--out", str(tmp_path / "cut"), "--resume"]) == 0

@@ -8,8 +8,8 @@ from test_backbone_wan import folder  # noqa: F401
 from torch import Tensor
 
 import weights
-from tinybridge import training
-from tinybridge.training import Pairs, Settings
+from tinybridge.training import loop
+from tinybridge.training.loop import Pairs, Settings
 
 SHORT = Settings(steps=6, batch_size=4, every=2)
 
@@ -30,7 +30,7 @@ def flux():
 
 @pytest.fixture(scope="module")
 def pairs(flux) -> Pairs:
-    return training.drawn_pairs(flux, "haze", size=32, counts=(20, 3), quiet=True)
+    return loop.drawn_pairs(flux, "haze", size=32, counts=(20, 3), quiet=True)
 
 
 def tensors(prompt) -> dict[str, Tensor]:
@@ -38,15 +38,15 @@ def tensors(prompt) -> dict[str, Tensor]:
 
 
 def test_a_notebook_gets_rows_and_nothing_is_written_or_said(flux, pairs, elsewhere, capsys):
-    prompt = training.start(flux, SHORT)
+    prompt = loop.start(flux, SHORT)
     before = tensors(prompt)
-    rows = training.learn(flux, prompt, pairs, SHORT, quiet=True)
+    rows = loop.learn(flux, prompt, pairs, SHORT, quiet=True)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert all("val_loss" in row and "psnr" in row for row in rows[1::2])
     assert not any("val_loss" in row for row in rows[::2])
     assert (
         rows[-1]["val_loss"]
-        < training.validate(flux, training.start(flux, SHORT), pairs, SHORT)["val_loss"]
+        < loop.validate(flux, loop.start(flux, SHORT), pairs, SHORT)["val_loss"]
     )
     assert all(not torch.equal(before[name], weight) for name, weight in tensors(prompt).items())
     told = {"backbone": "flux", "bridge": "desired", "space": "embedding", "t0": "0.4"}
@@ -59,14 +59,14 @@ def test_pairs_are_latents_held_out_pixels_and_a_few_that_are_learned_from(flux,
     degraded, clean = pairs.seen
     assert torch.allclose(flux.encode(clean), pairs.x0[[0, 16]], atol=1e-5)
     assert torch.allclose(flux.encode(degraded), pairs.y[[0, 16]], atol=1e-5)
-    other = training.drawn_pairs(flux, "haze", size=32, seed=1, counts=(4, 3), quiet=True)
+    other = loop.drawn_pairs(flux, "haze", size=32, seed=1, counts=(4, 3), quiet=True)
     assert torch.equal(other.clean, pairs.clean) and not torch.equal(other.x0, pairs.x0[:4])
 
 
 def test_validation_is_the_bridges_loss_at_fixed_times_and_noise(flux, pairs):
-    prompt, losses = training.start(flux, SHORT), []
-    got = training.validate(flux, prompt, pairs, SHORT)
-    assert training.validate(flux, prompt, pairs, SHORT) == got
+    prompt, losses = loop.start(flux, SHORT), []
+    got = loop.validate(flux, prompt, pairs, SHORT)
+    assert loop.validate(flux, prompt, pairs, SHORT) == got
     x0, y = flux.encode(pairs.clean), flux.encode(pairs.degraded)
     for t in (0.05, 0.15, 0.25, 0.35):
         eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(int(t * 20) + 10**6))
@@ -75,27 +75,27 @@ def test_validation_is_the_bridges_loss_at_fixed_times_and_noise(flux, pairs):
             x0_hat = x_t - t * flux.velocity(x_t, torch.full((3,), t), prompt)
         losses.append((x0_hat - x0).square().mean())
     assert got["val_loss"] == pytest.approx(sum(losses).item() / 4, rel=1e-4)
-    naive = training.validate(flux, prompt, pairs, replace(SHORT, bridge="naive"))
+    naive = loop.validate(flux, prompt, pairs, replace(SHORT, bridge="naive"))
     assert naive["val_loss"] != pytest.approx(got["val_loss"], rel=1e-2)
 
 
 def test_clips_are_learned_as_pictures_are(folder):  # noqa: F811
     wan = weights.load_backbone("wan", folder)
-    clips = training.drawn_pairs(wan, "rain", size=16, frames=5, counts=(6, 2), quiet=True)
+    clips = loop.drawn_pairs(wan, "rain", size=16, frames=5, counts=(6, 2), quiet=True)
     assert clips.x0.shape == (6, 4, 2, 2, 2) and clips.degraded.shape == (2, 3, 5, 16, 16)
-    one, settings = training.start(wan, SHORT), replace(SHORT, lr=0.01)
-    rows = training.learn(wan, one, clips, settings, quiet=True)
+    one, settings = loop.start(wan, SHORT), replace(SHORT, lr=0.01)
+    rows = loop.learn(wan, one, clips, settings, quiet=True)
     assert len(rows) == 6 and 0 < rows[-1]["psnr"] < 60
-    two = training.start(wan, SHORT)
-    again = training.learn(wan, two, clips, settings, quiet=True)
+    two = loop.start(wan, SHORT)
+    again = loop.learn(wan, two, clips, settings, quiet=True)
     assert [row["loss"] for row in again] == [row["loss"] for row in rows]
-    found = training.measures(clips.degraded, clips.clean)
+    found = loop.measures(clips.degraded, clips.clean)
     assert set(found) == {"psnr", "ssim", "change"} and found["change"] > 0
 
 
 def starved(monkeypatch, often: int) -> list[bool]:
     """The first `often` steps find no memory; returns, for every try, whether blocks are redone."""
-    real, tries = training.gradients, []
+    real, tries = loop.gradients, []
 
     def gradients(backbone, *args):
         tries.append(backbone.model.checkpointing)
@@ -103,7 +103,7 @@ def starved(monkeypatch, often: int) -> list[bool]:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return real(backbone, *args)
 
-    monkeypatch.setattr(training, "gradients", gradients)
+    monkeypatch.setattr(loop, "gradients", gradients)
     return tries
 
 
@@ -111,11 +111,11 @@ def test_too_little_memory_recomputes_the_blocks_and_changes_nothing(
     flux, pairs, monkeypatch, capsys
 ):
     short = replace(SHORT, steps=2)
-    want = training.start(flux, short)
-    rows = training.learn(flux, want, pairs, short, quiet=True)
+    want = loop.start(flux, short)
+    rows = loop.learn(flux, want, pairs, short, quiet=True)
     monkeypatch.setattr(flux.model, "checkpointing", False)
-    tries, got = starved(monkeypatch, 1), training.start(flux, short)
-    assert [r["loss"] for r in training.learn(flux, got, pairs, short, quiet=True)] == [
+    tries, got = starved(monkeypatch, 1), loop.start(flux, short)
+    assert [r["loss"] for r in loop.learn(flux, got, pairs, short, quiet=True)] == [
         r["loss"] for r in rows
     ]
     assert tries == [False, True, True] and capsys.readouterr().out.count("out of memory") == 1
@@ -124,10 +124,10 @@ def test_too_little_memory_recomputes_the_blocks_and_changes_nothing(
     monkeypatch.setattr(flux.model, "checkpointing", False)
     starved(monkeypatch, 2)
     with pytest.raises(torch.OutOfMemoryError):
-        training.learn(flux, training.start(flux, short), pairs, short, quiet=True)
+        loop.learn(flux, loop.start(flux, short), pairs, short, quiet=True)
 
 
 def test_a_loss_that_is_not_finite_says_when(flux, pairs, monkeypatch):
-    monkeypatch.setattr(training, "gradients", lambda *args: float("nan"))
+    monkeypatch.setattr(loop, "gradients", lambda *args: float("nan"))
     with pytest.raises(FloatingPointError, match="the loss became nan at step 1"):
-        training.learn(flux, training.start(flux, SHORT), pairs, SHORT, quiet=True)
+        loop.learn(flux, loop.start(flux, SHORT), pairs, SHORT, quiet=True)

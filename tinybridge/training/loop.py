@@ -28,12 +28,13 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from tinybridge import __version__, bridge, resume
+from tinybridge import __version__, bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import moving_scenes, scenes
 from tinybridge.metrics import psnr, ssim, temporal_difference
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restore import restore
+from tinybridge.training import run_state
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # of torchrun
 SCENES, CLIPS = (2048, 64), (256, 16)  # drawn: how many to learn from, how many to judge by
@@ -190,16 +191,16 @@ def learn(
     told = {key: str(shared[key]) for key in ("bridge", "space", "t0", "seed")}
     prompt.meta |= {"backbone": backbone.name, "grid": str(backbone.grid).lower(), **told}
     prompt.meta["version"] = __version__
-    begin = resume.load_state(out, prompt, optimizer, shared) if go_on else 0
-    rows = resume.load_table(out / "log.csv", begin) if go_on else []
+    begin = run_state.load_state(out, prompt, optimizer, shared) if go_on else 0
+    rows = run_state.load_table(out / "log.csv", begin) if go_on else []
     every, last = settings.every or settings.steps // 6 or 1, settings.steps
 
     def save(done: int) -> None:
         prompt.meta["steps"] = str(done)
         if out and RANK == 0:
             prompt.save(out / "prompt.safetensors")
-            resume.save_state(out, prompt, optimizer, done, shared)
-            resume.save_table(out / "log.csv", COLUMNS, rows)
+            run_state.save_state(out, prompt, optimizer, done, shared)
+            run_state.save_table(out / "log.csv", COLUMNS, rows)
 
     hide, compute = quiet or RANK > 0, first_gradients
     bar = tqdm(range(begin, last), "train", last, initial=begin, disable=hide)

@@ -5,7 +5,7 @@ the null prompt, and judged on pairs that a prompt would be learned from, never 
 """
 
 from tinybridge.backbone import Backbone
-from tinybridge.training import Pairs, Settings, measures, restored
+from tinybridge.training.loop import Pairs, Settings, measures, restored
 
 ALWAYS = ("", "clear", "a clear, sharp photo of high quality", "restore the photo")
 SENTENCES = {

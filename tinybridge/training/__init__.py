@@ -1,0 +1,1 @@
+"""Learning a prompt: pairs, the loop, and what a stopped run leaves."""
