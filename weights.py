@@ -4,7 +4,7 @@
 
 FLUX.1-dev and -schnell, WAN 2.1 T2V 1.3B and 14B: the vendor's files (flux1-dev.safetensors,
 ae.safetensors; Wan2.1_VAE.pth, ...) or the diffusers folder. Names are tables in tinybridge/keys*,
-what opens and fills a model is tinybridge/loading.py.
+what opens and fills a model is tinybridge/checkpoints/load.py.
 """
 
 import argparse
@@ -17,14 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tinybridge import keys, wan_vae
+from tinybridge import wan_vae
 from tinybridge.backbone import Backbone
-from tinybridge.cache import cached
-from tinybridge.checkpoint import open_checkpoint
-from tinybridge.fill import summary
-from tinybridge.flux import Flux, FluxConfig
-from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
-from tinybridge.loading import (
+from tinybridge.checkpoints import layout
+from tinybridge.checkpoints.cache import cached
+from tinybridge.checkpoints.fill import summary
+from tinybridge.checkpoints.load import (
     MODELS,
     PICKLED,
     Device,
@@ -35,7 +33,10 @@ from tinybridge.loading import (
     load,
     open_model,
 )
-from tinybridge.places import backbone_parts, find, read_json
+from tinybridge.checkpoints.places import backbone_parts, find, read_json
+from tinybridge.checkpoints.tensors import open_checkpoint
+from tinybridge.flux import Flux, FluxConfig
+from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
 from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder
 from tinybridge.text.tokenizers import ClipTokens, T5Tokens
 from tinybridge.wan import Wan, WanConfig
@@ -95,7 +96,7 @@ def load_wan_vae(
     device: Device = "cpu",
     dtype: Dtype = None,
 ) -> wan_vae.AutoEncoder:
-    """The autoencoder of WAN 2.1, as `load_flux`, the vendor's .pth too (see checkpoint.py)."""
+    """The autoencoder of WAN 2.1, as `load_flux`, the vendor's .pth too."""
     return load("wan_vae", path, config, device, dtype)
 
 
@@ -244,8 +245,8 @@ def backbone_name(path: Path) -> str:
     for kind in ("wan", "wan_vae", "umt5"):
         with suppress(ValueError, OSError):  # what cannot be read is told when it is described
             if place := find(kind, path):
-                opened = open_checkpoint(place, keys.PREFIX, pickles=kind in PICKLED)
-                found, words = keys.identify(opened.entries)
+                opened = open_checkpoint(place, layout.PREFIX, pickles=kind in PICKLED)
+                found, words = layout.identify(opened.entries)
                 # diffusers' transformer at the top: the folder is that of the part alone
                 if found == kind and (kind != "wan" or place.is_dir() or "vendor" in words):
                     return "wan"
@@ -254,8 +255,8 @@ def backbone_name(path: Path) -> str:
 
 def describe(path: Path, kind: str, check_values: bool) -> str:
     """Print a checkpoint's model, layout, size and dtypes; return its kind. kind "": whatever."""
-    checkpoint = open_checkpoint(path, keys.PREFIX, pickles=kind in PICKLED)
-    looks_like, title = keys.identify(checkpoint.entries)
+    checkpoint = open_checkpoint(path, layout.PREFIX, pickles=kind in PICKLED)
+    looks_like, title = layout.identify(checkpoint.entries)
     print(f"{path}: {title}")
     if looks_like in MODELS or kind:
         print(f"  {load(kind or looks_like, path, None, 'meta', None).config}")

@@ -21,7 +21,7 @@ import torch
 import weights
 from tinybridge.data import moving_scenes, pictures, scenes
 from tinybridge.prompt import Prompt
-from tinybridge.restore import restore
+from tinybridge.restoration import restore
 from train import strips
 
 ROOT = Path(__file__).parents[1]

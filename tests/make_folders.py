@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tinybridge import keys
+from tinybridge.checkpoints import layout as keys
 from tinybridge.flux import Flux, FluxConfig
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
 from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder

@@ -18,7 +18,7 @@ from tinybridge import bridge as bridges
 from tinybridge.backbone import Backbone
 from tinybridge.bridge import grid_wan
 from tinybridge.prompt import Prompt
-from tinybridge.restore import restore
+from tinybridge.restoration import restore
 from tinybridge.wan import Wan, WanConfig
 
 SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[2] / "shared"))

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 import weights
 from tests import make_folders as make
 from tests.make_folders import error_of
-from tinybridge import keys
-from tinybridge.checkpoint import open_checkpoint
+from tinybridge.checkpoints import layout
+from tinybridge.checkpoints.tensors import open_checkpoint
 
 
 def small_flux() -> dict[str, torch.Tensor]:
@@ -52,7 +52,7 @@ def test_unchanged_tensors_are_views_of_the_mapped_file(tmp_path):
         assert any(start <= tensor.data_ptr() < end for start, end in ranges)
 
 
-@pytest.mark.parametrize("prefix", ["", keys.PREFIX])
+@pytest.mark.parametrize("prefix", ["", layout.PREFIX])
 @pytest.mark.parametrize("leaf", [None, "scale_weight", "weight_scale"])
 @pytest.mark.parametrize("rows", [False, True])
 def test_float8_is_multiplied_by_its_scale(tmp_path, prefix, leaf, rows):
@@ -80,7 +80,7 @@ def test_float8_is_multiplied_by_its_scale(tmp_path, prefix, leaf, rows):
 
 def test_float8_parts_of_a_fused_tensor_keep_their_own_scales(tmp_path):
     stored, expected = {}, {}
-    for key, tensor in make.to_other(small_flux(), keys.FLUX, 32).items():
+    for key, tensor in make.to_other(small_flux(), layout.FLUX, 32).items():
         stored[key] = expected[key] = tensor.bfloat16()
         if tensor.dim() == 2:
             scale = stored[key.replace("weight", "weight_scale")] = tensor.abs().max() / 448
@@ -88,7 +88,7 @@ def test_float8_parts_of_a_fused_tensor_keep_their_own_scales(tmp_path):
             expected[key] = (stored[key].float() * scale).bfloat16()
     save_file(stored, tmp_path / "x.safetensors")
     loaded = weights.load_flux(tmp_path / "x.safetensors").state_dict()
-    for key, tensor in make.to_other(loaded, keys.FLUX, 32).items():
+    for key, tensor in make.to_other(loaded, layout.FLUX, 32).items():
         assert torch.equal(tensor, expected[key]), key
 
 
@@ -127,7 +127,7 @@ def test_only_the_first_three_of_many_are_listed(tmp_path):
 
 
 def test_fused_rows_of_other_heights_are_misshapen(tmp_path):
-    state = make.to_other(small_flux(), keys.FLUX, 32)
+    state = make.to_other(small_flux(), layout.FLUX, 32)
     for part, rows in (("to_q", 31), ("to_k", 33)):  # together the right number
         key = f"transformer_blocks.0.attn.{part}.bias"
         state[key] = torch.ones(rows)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import weights
 from tests import make_folders as make
-from tinybridge.places import PLACES
+from tinybridge.checkpoints.places import PLACES
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import torch
 from diffusers.loaders import single_file_utils as converter
 from wan_oracles import diffusers_twin, error, inputs, run_twin, tiny
 
-from tinybridge.keys import identify, plan
-from tinybridge.keys_wan import WAN
+from tinybridge.checkpoints.keys_wan import WAN
+from tinybridge.checkpoints.layout import identify, plan
 from tinybridge.wan import SIZES, Wan, WanConfig
 
 SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[2] / "shared"))

@@ -9,8 +9,8 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
-from tinybridge import keys
-from tinybridge.keys_wan_vae import WAN_VAE, rows
+from tinybridge.checkpoints import layout
+from tinybridge.checkpoints.keys_wan_vae import WAN_VAE, rows
 from tinybridge.wan_vae import AutoEncoder, AutoEncoderConfig
 
 SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[2] / "shared")) / "keys"
@@ -32,7 +32,7 @@ def on_meta(model, *given, **fields) -> dict[str, list[int]]:
 @needs_lists
 def test_every_official_name_is_read_once_and_its_shape_agrees():
     ours, theirs = key_list("wanvae_vendor"), key_list("wanvae_diff")
-    plan = keys.plan(ours, WAN_VAE)
+    plan = layout.plan(ours, WAN_VAE)
     sources = [source for sources, rule in plan.values() for source in sources]
     assert sorted(sources) == sorted(theirs) and len(sources) == len(set(sources)) == 194
     for name, ([source], rule) in plan.items():
@@ -43,7 +43,7 @@ def test_every_official_name_is_read_once_and_its_shape_agrees():
 @needs_lists
 def test_there_and_back_is_the_identity_and_is_what_diffusers_converter_does():
     numbers = {name: torch.tensor(i) for i, name in enumerate(key_list("wanvae_vendor"))}
-    plan = keys.plan(numbers, WAN_VAE)
+    plan = layout.plan(numbers, WAN_VAE)
     there = {source: numbers[name] for name, ([source], _) in plan.items()}
     back = {name: there[source] for name, ([source], _) in plan.items()}
     assert back == numbers and not set(there) & set(numbers)
@@ -60,12 +60,12 @@ def test_the_rows_of_other_sizes_name_all_that_diffusers_has(levels, count):
     ours = on_meta(AutoEncoder, AutoEncoderConfig(dim=8, temporal_downsample=flags, **sizes))
     sizes["dim_mult"] = list(mult)
     theirs = on_meta(AutoencoderKLWan, base_dim=8, temperal_downsample=list(flags), **sizes)
-    plan = keys.plan(ours, rows(count, levels))
+    plan = layout.plan(ours, rows(count, levels))
     assert {source: ours[name] for name, ([source], _) in plan.items()} == theirs
 
 
 def test_a_name_of_no_row_is_an_error():
     with pytest.raises(KeyError, match=r"decoder\.upsamples\.15"):
-        keys.plan(["decoder.upsamples.15.residual.2.weight"], WAN_VAE)
+        layout.plan(["decoder.upsamples.15.residual.2.weight"], WAN_VAE)
     other = (("conv2", "quant_conv", "copy"), *WAN_VAE)
-    assert keys.plan(["conv2.bias"], other) != keys.plan(["conv2.bias"], WAN_VAE)
+    assert layout.plan(["conv2.bias"], other) != layout.plan(["conv2.bias"], WAN_VAE)

@@ -11,7 +11,7 @@ import train
 import weights
 from tinybridge.data import pictures, scenes
 from tinybridge.prompt import Prompt
-from tinybridge.restore import restore
+from tinybridge.restoration import restore
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from make_folders import error_of
 from wan_files import LOAD, PTH, same, small, vendor
 
 import weights
-from tinybridge import keys
+from tinybridge.checkpoints import layout
 
 
 def test_umt5s_table_says_what_the_vendors_names_mean():
@@ -26,7 +26,7 @@ def test_umt5s_table_says_what_the_vendors_names_mean():
         f"{ours}1.DenseReluDense.wo.weight": f"{theirs}ffn.fc2.weight",
         "encoder.final_layer_norm.weight": "norm.weight",
     }
-    assert keys.plan(meant, keys.UMT5) == {name: ([meant[name]], "copy") for name in meant}
+    assert layout.plan(meant, layout.UMT5) == {name: ([meant[name]], "copy") for name in meant}
 
 
 @pytest.mark.parametrize("kind", PTH)

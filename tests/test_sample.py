@@ -18,7 +18,7 @@ from tinybridge import files
 from tinybridge.data import pictures, scenes
 from tinybridge.metrics import psnr, ssim
 from tinybridge.prompt import Prompt, Tokens
-from tinybridge.restore import restore
+from tinybridge.restoration import restore
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,7 +20,7 @@ import weights
 from tinybridge.backbone import Backbone
 from tinybridge.data import pictures, scenes
 from tinybridge.prompt import Prompt, Tokens
-from tinybridge.restore import restore
+from tinybridge.restoration import restore
 from tinybridge.training import loop, sentences
 from tinybridge.training.loop import Settings
 

@@ -14,7 +14,7 @@ from transformers import T5Config as HubT5Config
 
 import weights
 from tests import make_folders as make
-from tinybridge import keys
+from tinybridge.checkpoints import layout
 from tinybridge.flux import FluxConfig
 from tinybridge.flux_vae import AutoEncoderConfig
 from tinybridge.text.encoders import ClipConfig, T5Config
@@ -61,8 +61,8 @@ def test_official_keys_are_used_once_and_fill_every_parameter(
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
     table = weights.open_model(kind, file)[1]
-    used = [part for parts, _ in keys.plan(model.state_dict(), table).values() for part in parts]
-    assert sorted(used) == sorted(set(shapes) - {keys.TWINS[1]})
+    used = [part for parts, _ in layout.plan(model.state_dict(), table).values() for part in parts]
+    assert sorted(used) == sorted(set(shapes) - {layout.TWINS[1]})
 
     last = list(shapes)[-1]
     without = {key: shape for key, shape in shapes.items() if key != last}
@@ -73,7 +73,7 @@ def test_official_keys_are_used_once_and_fill_every_parameter(
 @needs_lists
 def test_tables_agree_with_diffusers_converters():
     """Every value is a number of its own, so that a wrong row or order cannot hide."""
-    for name, table in (("flux_dev_bfl", keys.FLUX), ("fluxae_bfl", keys.FLUX_VAE)):
+    for name, table in (("flux_dev_bfl", layout.FLUX), ("fluxae_bfl", layout.FLUX_VAE)):
         numbered, n = {}, 0
         for key, shape in key_list(name).items():
             thin = shape[:2] if shape[2:] == [1, 1] else shape[:1]  # columns are never touched
@@ -82,19 +82,23 @@ def test_tables_agree_with_diffusers_converters():
             if len(shape) == 4 and shape[2:] == [1, 1]:
                 numbered[key] = numbered[key][..., None, None]
             n += size
-        if table is keys.FLUX:
+        if table is layout.FLUX:
             theirs = converter.convert_flux_transformer_checkpoint_to_diffusers(dict(numbered))
         else:
             config = {"down_block_types": [0] * 4, "up_block_types": [0] * 4}
             theirs = converter.convert_ldm_vae_checkpoint(dict(numbered), config)
-        plan = keys.plan(numbered, table)
+        plan = layout.plan(numbered, table)
         assert {part for parts, _ in plan.values() for part in parts} == set(theirs)
         for key, (parts, rule) in plan.items():
-            assert torch.equal(keys.join([theirs[part] for part in parts], rule), numbered[key])
+            assert torch.equal(layout.join([theirs[part] for part in parts], rule), numbered[key])
 
 
 def test_there_and_back_is_the_identity(tmp_path):
-    for kind, table in (("flux", keys.FLUX), ("flux_vae", keys.FLUX_VAE), ("clip", keys.CLIP)):
+    for kind, table in (
+        ("flux", layout.FLUX),
+        ("flux_vae", layout.FLUX_VAE),
+        ("clip", layout.CLIP),
+    ):
         model = make.models()[kind]
         state = model.state_dict()
         other = make.to_other(state, table, make.FLUX.hidden_size)
@@ -182,7 +186,7 @@ def test_clip_with_and_without_its_prefix_and_vision_tower(tmp_path):
     ids = torch.arange(77).expand(len(state), -1)[:1].contiguous()
     position = {"text_model.embeddings.position_ids": ids}
     save_file(state | vision | position, tmp_path / "x.safetensors")
-    save_file(make.to_other(state, keys.CLIP), tmp_path / "y.safetensors")
+    save_file(make.to_other(state, layout.CLIP), tmp_path / "y.safetensors")
     for name in "xy":
         model = weights.load_clip(tmp_path / f"{name}.safetensors", make.CLIP)
         assert all(torch.equal(t, state[k]) for k, t in model.state_dict().items())
@@ -190,8 +194,8 @@ def test_clip_with_and_without_its_prefix_and_vision_tower(tmp_path):
 
 def test_t5_embedding_under_either_name_or_both_when_they_are_equal(tmp_path):
     state = make.models()["t5"].state_dict()
-    shared, twin = keys.TWINS
-    rest = {key: tensor for key, tensor in state.items() if key not in keys.TWINS}
+    shared, twin = layout.TWINS
+    rest = {key: tensor for key, tensor in state.items() if key not in layout.TWINS}
     embedding = state[shared]
     decoder = {"decoder.block.0.weight": torch.ones(2), "lm_head.weight": torch.ones(2)}
     for names in ({shared}, {twin}, {shared, twin}):

@@ -18,9 +18,9 @@ from wan_vae_oracles import CONFIGS, autoencoder, clip, from_diffusers, from_our
 from wan_vae_oracles import diffusers_twin as vae_twin
 
 import weights
-from tinybridge import keys
-from tinybridge.keys_wan import WAN
-from tinybridge.keys_wan_vae import WAN_VAE, rows
+from tinybridge.checkpoints import layout as keys
+from tinybridge.checkpoints.keys_wan import WAN
+from tinybridge.checkpoints.keys_wan_vae import WAN_VAE, rows
 from tinybridge.text.encoders import T5Config
 from tinybridge.wan import FLOAT32, SIZES, Wan, WanConfig
 from tinybridge.wan_vae import MEAN, STD, AutoEncoderConfig

@@ -15,9 +15,9 @@ from wan_oracles import tiny
 from wan_vae_oracles import CONFIGS, autoencoder
 
 import weights
-from tinybridge import keys
-from tinybridge.keys_wan import WAN
-from tinybridge.keys_wan_vae import rows
+from tinybridge.checkpoints import layout as keys
+from tinybridge.checkpoints.keys_wan import WAN
+from tinybridge.checkpoints.keys_wan_vae import rows
 
 LOAD = {"wan": weights.load_wan, "wan_vae": weights.load_wan_vae, "umt5": weights.load_umt5}
 PTH = {"wan_vae": "Wan2.1_VAE.pth", "umt5": "models_t5_umt5-xxl-enc-bf16.pth"}

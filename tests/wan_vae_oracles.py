@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from tinybridge import keys
-from tinybridge.keys_wan_vae import rows
+from tinybridge.checkpoints import layout
+from tinybridge.checkpoints.keys_wan_vae import rows
 from tinybridge.wan_vae import MEAN, STD, AutoEncoder, AutoEncoderConfig
 
 
@@ -73,7 +73,7 @@ def diffusers_twin(model) -> AutoencoderKLWan:
     """diffusers' autoencoder of the same configuration and weights."""
     config, state = model.config, model.state_dict()
     table = rows(config.num_res_blocks, len(config.dim_mult))
-    plan = keys.plan(state, table)
+    plan = layout.plan(state, table)
     twin = AutoencoderKLWan(
         base_dim=config.dim,
         z_dim=config.z_channels,

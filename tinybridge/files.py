@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tinybridge.data import clips, pictures
 from tinybridge.metrics import psnr, ssim
-from tinybridge.restore import restore
+from tinybridge.restoration import restore
 from tinybridge.stream import restore_stream
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} frames [{elapsed}<{remaining}]"

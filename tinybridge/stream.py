@@ -149,7 +149,7 @@ def restore_stream(
     """Restored frames [3, n, H, W] float32 in 0..1, on the CPU, as many as came in, lazily.
 
     frames [3, any, H, W] in 0..1 of one clip, in order. backbone: tinybridge.backbone.Backbone of
-    a video model or what has its methods; prompts as in restore.py. window and overlap are
+    a video model or what has its methods; prompts as in restoration.py. window and overlap are
     in frames, see Windows.of; None: the backbone's window. progress as in `walk`. ValueError for
     steps, t0, window or overlap that cannot be, KeyError for an unknown bridge.
     """

@@ -33,7 +33,7 @@ from tinybridge.backbone import Backbone
 from tinybridge.data import moving_scenes, scenes
 from tinybridge.metrics import psnr, ssim, temporal_difference
 from tinybridge.prompt import Prompt, Tokens
-from tinybridge.restore import restore
+from tinybridge.restoration import restore
 from tinybridge.training import run_state
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # of torchrun

@@ -1,4 +1,4 @@
-"""Names of the WAN autoencoder's tensors, in the format of keys.py: ours, the other layout's, rule.
+"""Names of the WAN autoencoder's tensors, as in layout.py: ours, the other layout's, rule.
 
 Ours are the vendor's (`Wan2.1_VAE.pth`), the other layout is diffusers' AutoencoderKLWan. All are
 copied as they are. The encoder's layers carry one running number in both layouts; the decoder's

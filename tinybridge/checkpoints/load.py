@@ -1,7 +1,7 @@
 """What every loader of weights.py does: open a checkpoint, tell its config, fill its model.
 
 One table names the models; a kind is its key. Names of tensors are in keys*, sizes in sizes.py,
-places in places.py, files in checkpoint.py, accounting in fill.py.
+places in places.py, files in tensors.py, accounting in fill.py.
 """
 
 import json
@@ -11,25 +11,26 @@ from typing import Any
 
 import torch
 
-from tinybridge import keys, sizes, wan_vae
-from tinybridge.checkpoint import Checkpoint, open_checkpoint
-from tinybridge.fill import fill, lookup, one_embedding
+from tinybridge import wan_vae
+from tinybridge.checkpoints import layout, sizes
+from tinybridge.checkpoints.fill import fill, lookup, one_embedding
+from tinybridge.checkpoints.keys_wan import WAN
+from tinybridge.checkpoints.keys_wan_vae import WAN_VAE, rows
+from tinybridge.checkpoints.places import PLACES, PLACES_WAN, advice, find, read_json
+from tinybridge.checkpoints.tensors import Checkpoint, open_checkpoint
 from tinybridge.flux import Flux, FluxConfig
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
-from tinybridge.keys_wan import WAN
-from tinybridge.keys_wan_vae import WAN_VAE, rows
-from tinybridge.places import PLACES, PLACES_WAN, advice, find, read_json
 from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder
 from tinybridge.wan import FLOAT32, Wan, WanConfig
 
 MODELS = {  # kind: model, config, table of the other layout, what its shapes tell
-    "flux": (Flux, FluxConfig, keys.FLUX, sizes.flux),
-    "flux_vae": (AutoEncoder, AutoEncoderConfig, keys.FLUX_VAE, sizes.flux_vae),
-    "clip": (ClipText, ClipConfig, keys.CLIP, sizes.clip),
+    "flux": (Flux, FluxConfig, layout.FLUX, sizes.flux),
+    "flux_vae": (AutoEncoder, AutoEncoderConfig, layout.FLUX_VAE, sizes.flux_vae),
+    "clip": (ClipText, ClipConfig, layout.CLIP, sizes.clip),
     "t5": (T5Encoder, T5Config, None, sizes.t5),
     "wan": (Wan, WanConfig, WAN, sizes.wan),
     "wan_vae": (wan_vae.AutoEncoder, wan_vae.AutoEncoderConfig, WAN_VAE, sizes.wan_vae),
-    "umt5": (T5Encoder, T5Config, keys.UMT5, sizes.umt5),
+    "umt5": (T5Encoder, T5Config, layout.UMT5, sizes.umt5),
 }
 WORDS = {part: place[0] for part, place in (PLACES | PLACES_WAN).items()}
 PICKLED = ("wan_vae", "umt5", "")  # whose files may be pickles; "": not known before it is opened
@@ -41,7 +42,7 @@ Dtype = torch.dtype | None
 # ------------------------------------------------------------------------------------ find, read
 
 
-def open_model(kind: str, path: Where) -> tuple[Checkpoint, keys.Table | None]:
+def open_model(kind: str, path: Where) -> tuple[Checkpoint, layout.Table | None]:
     """The tensors of a model, headers only, and the table of its layout (None: our own names).
 
     path: its file, its folder, or the backbone folder that holds it. ValueError that says what
@@ -49,8 +50,8 @@ def open_model(kind: str, path: Where) -> tuple[Checkpoint, keys.Table | None]:
     """
     path = Path(path)
     file = find(kind, path) or path
-    checkpoint = open_checkpoint(file, keys.PREFIX, keys.IGNORED[kind], kind in PICKLED)
-    found, looks_like = keys.identify(checkpoint.entries)
+    checkpoint = open_checkpoint(file, layout.PREFIX, layout.IGNORED[kind], kind in PICKLED)
+    found, looks_like = layout.identify(checkpoint.entries)
     if found != kind:
         raise ValueError(f"{file}: expected a {WORDS[kind]}, found {looks_like}")
     one_embedding(checkpoint)
@@ -60,7 +61,7 @@ def open_model(kind: str, path: Where) -> tuple[Checkpoint, keys.Table | None]:
     return checkpoint, None if ours else table
 
 
-def configure(kind: str, checkpoint: Checkpoint, table: keys.Table | None) -> Any:
+def configure(kind: str, checkpoint: Checkpoint, table: layout.Table | None) -> Any:
     """The model's config: what shapes tell, over it config.json, over it the file's metadata."""
     _, config, _, infer = MODELS[kind]
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent

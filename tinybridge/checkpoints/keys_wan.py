@@ -1,4 +1,4 @@
-"""Names of WAN 2.1's published tensors: ours (the vendor's), diffusers', the rule. See keys.py.
+"""Names of WAN 2.1's published tensors: ours (the vendor's), diffusers', the rule. See layout.py.
 
 A pure renaming: no tensor is split, joined or reordered. Two names mislead: the affine norm in
 front of the cross-attention is the third here and the second there, and what is head.modulation

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from tinybridge.checkpoint import DTYPES, Checkpoint, values
-from tinybridge.keys import TWINS, Table, join, joined, plan
+from tinybridge.checkpoints.layout import TWINS, Table, join, joined, plan
+from tinybridge.checkpoints.tensors import DTYPES, Checkpoint, values
 
 
 def one_embedding(checkpoint: Checkpoint) -> None:

@@ -1,0 +1,1 @@
+"""Official checkpoints into our models, every tensor accounted for."""
