@@ -5,7 +5,7 @@
     python notebooks/execute.py 01_flow_matching_and_bridges.ipynb
 
 A notebook reads the budget from TINYBRIDGE_BUDGET. What is committed has the outputs of the full
-one; tests/test_notebooks.py runs the small one and holds the files to `complaints`.
+one; tests/notebooks/test_notebooks.py runs the small one and holds the files to `complaints`.
 """
 
 import argparse

@@ -1,0 +1,86 @@
+"""README's tables and pictures: a prompt for each of the five degradations at the default budget.
+
+    python -m tests.bench.degradations                     # about 8 minutes on 2 cores
+    python -m tests.bench.degradations --backbone wan      # moving scenes
+
+Runs train.py as anyone would (seed 0, desired bridge, 300 steps) into runs/, gathers what each run
+reports on its held-out scenes or clips, and writes tests/degradations-BACKBONE.md and
+tinybridge/tiny/restored-BACKBONE.png (the first two held-out scenes for every kind; of clips the
+first, in three frames).
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import weights
+from tinybridge.data import moving_scenes, pictures, scenes
+from tinybridge.prompt import Prompt
+from tinybridge.restoration import restore
+from train import strips
+
+ROOT = Path(__file__).parents[2]
+SHOWN = [1_000_000, 1_000_001]  # the first two held-out scenes, not the best ones
+
+
+def measure(backbone: str, kind: str) -> dict[str, dict[str, float]]:
+    """Measures of degraded, no prompt, restored and, of clips, clean; the prompt is in runs/."""
+    command = [sys.executable, "train.py", "--backbone", backbone, "--degradation", kind]
+    subprocess.run(command, cwd=ROOT, check=True)
+    with (ROOT / f"runs/{backbone}-{kind}/results.csv").open(newline="") as file:
+        return {r.pop("picture"): {k: float(v) for k, v in r.items()} for r in csv.DictReader(file)}
+
+
+def row(kind: str, found: dict[str, dict[str, float]], seconds: float) -> str:
+    degraded, alone, restored = (found[k] for k in ("degraded", "no prompt", "restored"))
+    gain = restored["psnr"] - max(degraded["psnr"], alone["psnr"])
+    pairs = (f"{m['psnr']:.2f} / {m['ssim']:.3f}" for m in (degraded, alone, restored))
+    cells = [kind, *pairs, f"{gain:+.2f} dB"]
+    if "clean" in found:
+        cells.append(" / ".join(f"{m['change']:.4f}" for m in found.values()))
+    return f"| {' | '.join(cells)} | {seconds:.0f} s |"
+
+
+def columns_of(name: str) -> tuple[list[torch.Tensor], list[str]]:
+    """Columns of the sheet, each [rows, 3, 64, 64 or 192], and a label for every row."""
+    backbone = weights.load_backbone(name)
+    columns, labels = [[] for _ in range(4)], []
+    for kind in scenes.KINDS:
+        if backbone.video:
+            degraded, clean = moving_scenes.pairs(kind, SHOWN[:1])
+        else:
+            degraded, clean = scenes.pairs(kind, SHOWN)
+        prompt = Prompt.load(ROOT / f"runs/{name}-{kind}/prompt.safetensors")
+        shown = (degraded, restore(backbone, [], degraded), restore(backbone, [prompt], degraded))
+        for column, part in zip(columns, (*shown, clean), strict=True):
+            column.append(strips(part))
+        labels += [kind] * len(clean)
+    return [torch.cat(column) for column in columns], labels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--backbone", choices=("flux", "wan"), default="flux")
+    name = parser.parse_args().backbone
+    heads = ["PSNR, dB / SSIM", "degraded", "frozen model, no prompt", "restored", "gain"]
+    heads += ["change: the three / clean"] * (name == "wan") + ["time"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for kind in scenes.KINDS:
+        began = time.perf_counter()
+        found = measure(name, kind)
+        lines.append(row(kind, found, time.perf_counter() - began))
+    (ROOT / f"tests/degradations-{name}.md").write_text("\n".join(lines) + "\n")
+    columns, labels = columns_of(name)
+    titles = ["degraded", "frozen, no prompt", "restored", "clean"]
+    file, side = ROOT / f"tinybridge/tiny/restored-{name}.png", 264 if name == "wan" else 128
+    pictures.sheet(file, columns, titles, labels=labels, side=side)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""WAN's name table against both official lists, diffusers' converter and diffusers' own model."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.loaders import single_file_utils as converter
+
+from tests.oracles.wan import diffusers_twin, error, inputs, run_twin, tiny
+from tinybridge.checkpoints.keys_wan import WAN
+from tinybridge.checkpoints.layout import identify, plan
+from tinybridge.wan import SIZES, Wan, WanConfig
+
+SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[3] / "shared"))
+needs_lists = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/keys")
+BOTH = pytest.mark.parametrize(("size", "short"), [("1.3B", "wan13"), ("14B", "wan14")])
+
+
+def listed(name: str) -> dict[str, list[int]]:
+    return json.loads((SHARED / "keys" / f"{name}.json").read_text())
+
+
+@needs_lists
+@BOTH
+def test_every_diffusers_name_is_read_once_with_its_shape(size, short):
+    with torch.device("meta"):
+        own = Wan(WanConfig(**SIZES[size])).state_dict()
+    theirs = listed(f"{short}_diff")
+    rows = plan(own, WAN)
+    assert sorted(part for parts, _ in rows.values() for part in parts) == sorted(theirs)
+    for name, ((part,), rule) in rows.items():
+        assert (theirs[part], rule) == (list(own[name].shape), "copy"), name
+    assert identify(theirs)[0] == identify(own)[0] == "wan"
+
+
+@needs_lists
+@BOTH
+def test_there_and_back_is_the_identity(size, short):
+    forth = {name: part for name, ((part,), _) in plan(listed(f"{short}_vendor"), WAN).items()}
+    theirs = {part: name for name, part in forth.items()}
+    assert len(theirs) == len(forth)
+    swapped = tuple((other, own, rule) for own, other, rule in WAN)
+    back = {name: part for name, ((part,), _) in plan(listed(f"{short}_diff"), swapped).items()}
+    assert back == theirs
+
+
+@needs_lists
+@BOTH
+def test_table_agrees_with_diffusers_converter(size, short):
+    names = list(listed(f"{short}_vendor"))
+    numbered = {name: torch.tensor(i) for i, name in enumerate(names)}
+    theirs = converter.convert_wan_transformer_to_diffusers(dict(numbered))
+    rows = plan(names, WAN)
+    assert len(theirs) == len(rows)
+    for name, ((part,), _) in rows.items():
+        assert torch.equal(theirs[part], numbered[name]), name
+
+
+def test_tensors_of_diffusers_through_the_table_give_its_velocity():
+    model, given = tiny(), inputs()
+    twin = diffusers_twin(tiny(seed=1))
+    want = run_twin(twin, **given)
+    assert error(model(**given), want) > 1e-2
+    theirs = twin.state_dict()
+    rows = plan(model.state_dict(), WAN)
+    state = {name: theirs[part] for name, ((part,), _) in rows.items()}
+    model.load_state_dict(state)
+    assert error(model(**given), want) < 1e-5
+    q, k = ("blocks.0.cross_attn.q.weight", "blocks.0.cross_attn.k.weight")
+    model.load_state_dict(state | {q: state[k], k: state[q]})
+    assert error(model(**given), want) > 1e-5

@@ -1,0 +1,283 @@
+"""Clips that are not video files, writing that fails, and what is learned from pairs of clips."""
+
+import json
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.data.test_video import film_file, pixels
+from tinybridge.data import clips, pictures, video
+
+LOOPS = {".gif": [None, 0, 3], ".webp": [0, 3]}
+
+
+def animation(path: Path, durations: list[int], loop: int | None = 0, still: int = -1) -> Path:
+    """Frames that drift, 24x36; frame `still` is hardly another one than that before it."""
+    frames = [Image.fromarray(pixels(k, 24, 36)) for k in range(len(durations))]
+    if still >= 0:  # equal neighbours are merged by pillow
+        frames[still] = frames[still - 1].copy()
+        frames[still].putpixel((0, 0), (255, 255, 255))
+    options = {} if loop is None else {"loop": loop}
+    if path.suffix == ".webp":
+        options["lossless"] = True
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, **options)
+    return path
+
+
+def copy(path: Path, out: Path) -> Path:
+    clip = clips.open_clip(path)
+    clips.write(out, clips.read(clip), clip)
+    assert not [f for f in out.parent.iterdir() if f.suffix in (".tmp", ".old")]
+    return out
+
+
+def timing(path: Path) -> tuple[list[int], int | None]:
+    """Durations in milliseconds and the loop count, as pillow reads them."""
+    durations = []
+    with Image.open(path) as image:
+        for k in range(image.n_frames):
+            image.seek(k)
+            image.load()
+            durations.append(image.info.get("duration", 0))
+        return durations, image.info.get("loop")
+
+
+@pytest.mark.parametrize(("suffix", "loop"), [(s, n) for s in LOOPS for n in LOOPS[s]])
+def test_animations_keep_durations_and_loops(tmp_path, suffix, loop):
+    path = animation(tmp_path / f"a{suffix}", [100, 40, 40, 250, 100], loop, still=2)
+    clip = clips.open_clip(path)
+    assert (clip.kind, clip.size, clip.frames) == ("animation", (24, 36), 5)
+    assert clip.rate == pytest.approx(5 / 0.53) and "variable" in clip.notes[0]
+    out = copy(path, tmp_path / "out" / path.name)
+    assert timing(out) == timing(path) == ([100, 40, 40, 250, 100], loop)
+    one, two = (torch.cat(list(clips.read(clips.open_clip(f))), 1) for f in (path, out))
+    assert -10 * (one - two).square().mean().log10() > 33  # 256 colours; lossy WebP
+
+
+@pytest.mark.parametrize("suffix", LOOPS)
+def test_equal_frames_are_not_merged(tmp_path, suffix):
+    path = animation(tmp_path / f"a{suffix}", [50] * 4)
+    clip, grey = clips.open_clip(path), torch.full((3, 4, 24, 36), 0.5)
+    clips.write(tmp_path / f"b{suffix}", iter([grey]), clip)  # one chunk of four frames
+    assert timing(tmp_path / f"b{suffix}")[0] == [50] * 4 and clip.notes == ()
+
+
+@pytest.mark.parametrize("suffix", LOOPS)
+def test_animations_that_break_off(tmp_path, suffix):
+    whole = animation(tmp_path / f"a{suffix}", [50] * 6).read_bytes()
+    for share in (0.3, 0.6, 0.95):
+        (tmp_path / f"cut{suffix}").write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(ValueError, match=f"cut{suffix}"):
+            list(clips.read(clips.open_clip(tmp_path / f"cut{suffix}")))
+    (tmp_path / "text.gif").write_text("no picture")
+    with pytest.raises(ValueError, match="text.gif"):
+        clips.open_clip(tmp_path / "text.gif")
+
+
+def folder(path: Path, n: int = 3, H: int = 24, W: int = 36, suffix: str = ".png") -> Path:
+    path.mkdir(parents=True)
+    for k in range(n):
+        Image.fromarray(pixels(k, H, W)).save(path / f"frame{k:02d}{suffix}")
+    return path
+
+
+def test_folders_keep_names_formats_alpha_and_profiles(tmp_path):
+    path = folder(tmp_path / "walk")
+    rgba = np.dstack([pixels(0, 24, 36), np.full((24, 36), 77, np.uint8)])
+    Image.fromarray(rgba).save(path / "frame09.png", icc_profile=b"a profile")
+    (path / "notes.txt").write_text("not a frame")
+    out = copy(path, tmp_path / "out" / "walk")
+    names = ["frame00.png", "frame01.png", "frame02.png", "frame09.png"]
+    assert sorted(f.name for f in out.iterdir()) == names
+    for name in names:
+        assert np.array_equal(np.array(Image.open(out / name)), np.array(Image.open(path / name)))
+    assert Image.open(out / "frame09.png").info["icc_profile"] == b"a profile"
+    copy(path, out)  # an older restoration is replaced
+    (out / "mine.txt").write_text("not a frame of it")
+    with pytest.raises(OSError, match="holds other files, mine.txt"):
+        copy(path, out)
+    assert len(list(out.iterdir())) == 5
+
+
+def test_one_picture_is_a_clip_of_one_frame(tmp_path):
+    path = folder(tmp_path / "a", 1) / "frame00.png"
+    clip = clips.open_clip(path)
+    assert (clip.frames, clip.rate, clip.kind) == (1, None, "pictures")
+    copy(path, tmp_path / "b.png")
+    assert torch.equal(pictures.read(tmp_path / "b.png").pixels, pictures.read(path).pixels)
+
+
+def test_frames_of_two_sizes(tmp_path):
+    path = folder(tmp_path / "a")
+    Image.fromarray(pixels(0, 24, 37)).save(path / "last.png")
+    with pytest.raises(ValueError, match="last.png is 37x24 but .*frame00.png is 36x24"):
+        clips.open_clip(path)
+
+
+def test_what_a_path_means(tmp_path):
+    films = tmp_path / "films"
+    walk = folder(films / "walk")
+    gif = animation(films / "a.gif", [50, 50])
+    webp = animation(films / "b.webp", [50, 50])
+    mp4 = film_file(films / "c.mp4", 2)
+    (films / "readme.txt").write_text("no clip")
+    (films / "empty").mkdir()
+    assert clips.clips(films) == [gif, webp, mp4, walk]
+    assert clips.clips(walk) == [walk] and clips.clips(mp4) == [mp4]
+    assert clips.clips(walk / "frame00.png") == [walk / "frame00.png"]
+    stills = folder(tmp_path / "stills", suffix=".webp")
+    assert clips.clips(stills) == [stills]
+    with pytest.raises(ValueError, match="no clips in it"):
+        clips.clips(films / "empty")
+    with pytest.raises(FileNotFoundError, match="gone"):
+        clips.clips(tmp_path / "gone")
+    Image.fromarray(pixels(0, 9, 9)).save(films / "cover.png")
+    with pytest.raises(ValueError, match="cover.png is a picture and a.gif a clip"):
+        clips.clips(films)
+
+
+# ---- writing that fails --------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["a.mp4", "a.webm", "a.gif", "a.webp", "walk"])
+def clip(request, tmp_path) -> clips.Clip:
+    path = tmp_path / "in" / request.param
+    path.parent.mkdir()
+    if path.suffix in video.MUXERS:
+        film_file(path, 6)
+    elif path.suffix:
+        animation(path, [50] * 6)
+    else:
+        folder(path, 6)
+    return clips.open_clip(path)
+
+
+def older(tmp_path: Path, clip: clips.Clip) -> tuple[Path, bytes]:
+    """What stands in the output's place, and its content."""
+    out = tmp_path / "out" / clip.path.name
+    file = out if out.suffix else out / "frame00.png"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"an older restoration")
+    return out, b"an older restoration"
+
+
+def untouched(out: Path, content: bytes) -> None:
+    assert [f.name for f in out.parent.iterdir()] == [out.name]
+    assert (out if out.is_file() else out / "frame00.png").read_bytes() == content
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit, RuntimeError])
+def test_an_exception_leaves_nothing_behind(tmp_path, clip, error):
+    out, content = older(tmp_path, clip)
+
+    def restored():
+        yield from list(clips.read(clip))[:4]
+        raise error("stop")
+
+    with pytest.raises(error):
+        clips.write(out, restored(), clip)
+    untouched(out, content)
+
+
+@pytest.mark.parametrize(("n", "line"), [(0, "only 0"), (5, "only 5"), (7, "more frames .* 6")])
+def test_as_many_frames_as_there_were(tmp_path, clip, n, line):
+    out, content = older(tmp_path, clip)
+    chunk = torch.rand(3, n, *clip.size)
+    with pytest.raises(ValueError, match=line):
+        clips.write(out, iter([chunk]), clip)
+    with pytest.raises(ValueError, match="both must have one size"):
+        clips.write(out, iter([torch.rand(3, 6, 5, 7)]), clip)
+    untouched(out, content)
+
+
+def test_a_full_disk(tmp_path, clip):
+    """The kernel refuses files above a limit; what is written is noise, which takes more room."""
+    out, content = older(tmp_path, clip)
+    noise = (torch.rand(3, 1, *clip.size) for _ in range(6))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1200, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            clips.write(out, noise, clip)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    line = str(caught.value)
+    assert line.startswith(str(out)) and "cannot be written" in line and "File too large" in line
+    assert "\n" not in line
+    untouched(out, content)
+
+
+def test_formats_that_cannot_hold_it(tmp_path):
+    clip = clips.open_clip(film_file(tmp_path / "a.mp4", 3))  # AAC, which .webm has no room for
+    never = (pytest.fail("a frame was asked for") for _ in range(1))
+    with pytest.raises(ValueError, match=r"b.webm: .webm cannot hold the sound .* \(aac\)"):
+        clips.write(tmp_path / "b.webm", never, clip)
+    with pytest.raises(ValueError, match="b.gif: expected a name ending in .mp4"):
+        clips.write(tmp_path / "b.gif", never, clip)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be written"):
+        clips.write(tmp_path / "file" / "b.mp4", never, clip)
+    (tmp_path / "c.mp4" / "kept").mkdir(parents=True)  # a folder in the place of a file
+    with pytest.raises(OSError, match="c.mp4: cannot be written"):
+        clips.write(tmp_path / "c.mp4", clips.read(clip), clip)
+    assert (tmp_path / "c.mp4" / "kept").is_dir()
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["a.mp4", "c.mp4", "file"]
+
+
+# ---- pairs and cubes -----------------------------------------------------------------------------
+
+
+def test_pairs_of_clips(tmp_path):
+    for side, films in (("degraded", ["b.gif", "c.mp4"]), ("clean", ["b.mkv", "c.mp4"])):
+        walk = folder(tmp_path / side / "a")
+        for name in films:
+            make = animation if name.endswith("gif") else film_file
+            make(walk.parent / name, [50] * 3 if make is animation else 3)
+    found = clips.pairs(tmp_path, "snow")
+    names = [(p.degraded.name, p.clean.name, p.degradation) for p in found]
+    assert names == [("a", "a", "snow"), ("b.gif", "b.mkv", "snow"), ("c.mp4", "c.mp4", "snow")]
+    one = tmp_path / "clean" / "a"  # both folders hold frames: one pair
+    folder(tmp_path / "two" / "degraded"), folder(tmp_path / "two" / "clean")
+    assert [p.clean.name for p in clips.pairs(tmp_path / "two")] == ["clean"]
+    (tmp_path / "clean" / "b.mkv").unlink()
+    with pytest.raises(ValueError, match="b.gif: 0 clips have its name in .*clean"):
+        clips.pairs(tmp_path)
+    row = {"image_path": "degraded/a", "target_path": "clean/a", "degradation": "fog"}
+    (tmp_path / "list.json").write_text(json.dumps([row]))
+    [pair] = clips.pairs(tmp_path / "list.json", "fog")
+    assert (pair.degraded, pair.clean) == (tmp_path / "degraded" / "a", one)
+
+
+def test_cubes_cover_a_pair(tmp_path):
+    one, two = folder(tmp_path / "one", 11), folder(tmp_path / "two", 11)
+    for file in one.iterdir():
+        Image.fromarray(255 - np.array(Image.open(file))).save(file)
+    windows = list(clips.cubes(pictures.Pair(one, two), 20, 4))
+    assert [w[0].shape for w in windows] == [(4, 3, 4, 20, 20)] * 3  # 2 x 2 squares, 3 windows
+    whole = torch.cat(list(clips.read(clips.open_clip(two))), 1)
+    for start, (degraded, clean) in zip((0, 4, 7), windows, strict=True):
+        corners = [(0, 0), (0, 16), (4, 0), (4, 16)]
+        for cube, (y, x) in zip(clean, corners, strict=True):
+            assert torch.equal(cube, whole[:, start : start + 4, y : y + 20, x : x + 20])
+        assert torch.allclose(degraded, 1 - clean, atol=1e-6)
+    assert len(list(clips.cubes(pictures.Pair(one, two), 24, 11))) == 1
+
+
+def test_cubes_that_cannot_be(tmp_path):
+    one, two, wide = (folder(tmp_path / name, n, 24, W) for name, n, W in PAIR)
+    for pair, side, n, line in (
+        ((one, two), 20, 4, "one and its pair .*two have 5 and 6 frames"),
+        ((one, wide), 20, 4, "one is 36x24 but its pair .*wide is 37x24"),
+        ((one, one), 25, 4, "36x24, smaller than the training size: use --size 24"),
+        ((one, one), 20, 6, "has 5 frames, fewer than 6: use fewer frames"),
+        ((one, None), 20, 4, "no target_path"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            list(clips.cubes(pictures.Pair(*pair), side, n))
+
+
+PAIR = (("one", 5, 36), ("two", 6, 36), ("wide", 5, 37))

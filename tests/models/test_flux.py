@@ -1,0 +1,169 @@
+"""FLUX without a prompt: keys, packing, parity, training from scratch, errors."""
+
+import copy
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.oracles.flux import (
+    TINY,
+    a_prompt,
+    diffusers_twin,
+    error,
+    exact,
+    inject,
+    inputs,
+    literal,
+    random,
+    run_twin,
+    tiny,
+)
+from tinybridge.flux import SIZES, Flux, FluxConfig, Terms, init_weights, pack, unpack
+
+KEYS = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[3] / "shared")) / "keys"
+
+
+@pytest.mark.parametrize("name", ["dev", "schnell"])
+def test_keys_and_shapes_are_the_vendors(name):
+    if not KEYS.exists():
+        pytest.skip("needs ../shared/keys")
+    with torch.device("meta"):
+        model = Flux(FluxConfig(**SIZES[name]))
+    own = {key: list(value.shape) for key, value in model.state_dict().items()}
+    assert own == json.loads((KEYS / f"flux_{name}_bfl.json").read_text())
+    parameters = {"dev": 11_901_408_320, "schnell": 11_891_178_560}[name]
+    assert sum(weight.numel() for weight in model.parameters()) == parameters
+
+
+def test_pack_is_row_major_and_channel_slowest():
+    x = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6)
+    tokens = pack(x)
+    assert tokens.shape == (2, 6, 12)
+    assert tokens[0, 0].tolist() == [0, 1, 6, 7, 24, 25, 30, 31, 48, 49, 54, 55]
+    assert tokens[0, 1, :4].tolist() == [2, 3, 8, 9]
+    assert tokens[0, 3, :4].tolist() == [12, 13, 18, 19]
+    assert tokens[1, 5, -1].item() == 143
+    assert torch.equal(unpack(tokens, 4, 6), x)
+
+
+@pytest.mark.parametrize("guidance", [True, False])
+@pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 1e-5), (torch.float64, 1e-6)])
+def test_forward_equals_diffusers(dtype, bar, guidance):
+    model, given = tiny(dtype, guidance=guidance), inputs(dtype, guidance=guidance)
+    twin = diffusers_twin(model)
+    assert error(model(**given), run_twin(twin, **given)) < bar
+    twin.single_transformer_blocks[1].attn.to_k.weight[5, 7] += 0.1
+    assert error(model(**given), run_twin(twin, **given)) > bar
+
+
+def test_any_perturbed_weight_breaks_the_comparison_with_diffusers():
+    model, given = tiny(), inputs()
+    want = run_twin(diffusers_twin(model), **given)
+    for name, weight in model.named_parameters():
+        kept = weight.clone()
+        weight.view(-1)[len(weight.view(-1)) // 2] += 0.5
+        assert error(model(**given), want) > 1e-5, name
+        weight.copy_(kept)
+    assert error(model(**given), want) < 1e-5
+
+
+@pytest.mark.parametrize("guidance", [True, False])
+def test_forward_equals_the_formulas_in_fp64(guidance):
+    model = tiny(torch.float64, guidance=guidance)
+    given = exact(inputs(torch.float64, guidance=guidance))
+    want = literal(model.state_dict(), model.config, **given)
+    assert error(model(**given), want) < 1e-10
+    model.double_blocks[0].txt_mlp[2].weight[3, 4] += 1e-4
+    assert error(model(**given), want) > 1e-10
+
+
+def test_samples_do_not_see_each_other_and_conditioning_broadcasts():
+    model, given = tiny(torch.float64), exact(inputs(torch.float64))
+    given["context"], given["pooled"] = given["context"][:1], given["pooled"][:1]
+    given["guidance"] = given["guidance"][:1]
+    together = model(**given)
+    for b in range(3):
+        alone = model(**{**given, "x": given["x"][b : b + 1], "t": given["t"][b : b + 1]})
+        assert error(alone[0], together[b]) < 1e-12
+
+
+def test_time_is_told_in_thousands():
+    model, given = tiny(torch.float64), exact(inputs(torch.float64))
+    given["t"] = given["t"] * 1000
+    want = literal(model.state_dict(), model.config, **exact(inputs(torch.float64)))
+    assert error(model(**given), want) > 1e-2
+
+
+def test_bfloat16_is_as_close_to_the_fp32_truth_as_diffusers():
+    ours, theirs = [], []
+    given = inputs(torch.bfloat16)
+    given["t"], given["guidance"] = torch.tensor([0.1, 0.4, 0.8]), torch.ones(3)
+    for seed in range(2):
+        model = tiny(torch.bfloat16, seed, hidden_size=128, num_heads=4, axes_dim=(8, 12, 12))
+        whole = {name: value.float() for name, value in given.items()}
+        half = {name: value.bfloat16() for name, value in given.items()}
+        for prompt in (None, a_prompt(width=128)):
+            truth = copy.deepcopy(model).float()(**whole, prompt=prompt)
+            twin = inject(diffusers_twin(model), prompt)
+            ours.append((model(**given, prompt=prompt) - truth).square().mean())
+            theirs.append((run_twin(twin, **half) - truth).square().mean())
+    ours, theirs = sum(ours).sqrt(), sum(theirs).sqrt()
+    assert 0 < ours < 1.1 * theirs, f"ours {ours:.3e}, diffusers {theirs:.3e}"
+
+
+def test_init_starts_from_a_zero_velocity_and_a_seed_fixes_it():
+    first, again, other = (Flux(FluxConfig(**TINY)) for _ in range(3))
+    for model, seed in ((first, 0), (again, 0), (other, 1)):
+        init_weights(model, seed)
+    assert first(**inputs()).abs().max() == 0
+    for (name, a), b, c in zip(
+        first.named_parameters(), again.parameters(), other.parameters(), strict=True
+    ):
+        assert torch.equal(a, b)
+        zero = "mod" in name or "final" in name or name.endswith("bias")
+        assert zero == (a.abs().max() == 0)
+        assert torch.equal(a, c) == (zero or name.endswith("scale"))
+
+
+def test_all_weights_train_from_the_init():
+    model, given = Flux(FluxConfig(**TINY)), inputs()
+    init_weights(model, 0)
+    target, losses = random(3, 4, 6, 10, seed=8), []
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(20):
+        loss = (model(**given) - target).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert all((weight.grad != 0).any() for weight in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (dict(x=torch.zeros(3, 4, 6, 9)), "latent is 6 x 9"),
+        (dict(x=torch.zeros(3, 4, 5, 10)), "latent is 5 x 10"),
+        (dict(guidance=None), "needs guidance"),
+        (dict(prompt=SimpleNamespace(residual=torch.ones(7, 32), gates=torch.ones(5))), "width 32"),
+        (dict(prompt=SimpleNamespace(residual=torch.ones(7, 48), gates=torch.ones(4))), "4 gates"),
+        (dict(prompt=SimpleNamespace(residual=torch.ones(8, 48), gates=torch.ones(5))), "8 rows"),
+        (dict(prompt=Terms([torch.ones(1, 8, 144)] * 5, None, None)), "8 rows"),
+        (dict(prompt=Terms([torch.ones(2, 7, 144)] * 5, None, None)), "2 prompts"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_line(change, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        tiny()(**{**inputs(), **change})
+    assert "\n" not in str(caught.value)
+
+
+def test_prepare_refuses_a_prompt_of_another_model():
+    prompt = SimpleNamespace(residual=torch.ones(7, 32), gates=torch.ones(5))
+    with pytest.raises(ValueError, match="width 32 and 5 gates, this FLUX width 48 and 5 blocks"):
+        tiny().prepare([prompt])

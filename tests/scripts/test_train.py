@@ -1,0 +1,294 @@
+"""train.py through its command line, on the bundled tiny FLUX and a few drawn pairs."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import sample
+import train
+from tinybridge.data import pictures, scenes
+from tinybridge.metrics import psnr
+from tinybridge.prompt import Prompt
+from tinybridge.training import loop
+
+ROOT = Path(__file__).parents[2]
+BASE = ["--backbone", "flux", "--batch-size", "4", "--size", "32"]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Path:
+    """A folder of 12 hazy and clean pictures, 48x32 pixels."""
+    folder = tmp_path_factory.mktemp("pairs")
+    degraded, clean = scenes.pairs("haze", list(range(12)), 48)
+    for k in range(12):
+        pictures.write(folder / f"degraded/{k:02}.png", degraded[k, :, :32])
+        pictures.write(folder / f"clean/{k:02}.png", clean[k, :, :32])
+    return folder
+
+
+def run(*flags: object, processes: int = 0) -> subprocess.CompletedProcess:
+    """train.py as a person starts it; processes: through torchrun."""
+    start = [sys.executable]
+    if processes:
+        start += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        start += ["--master-port", str(29500 + os.getpid() % 1000)]
+    command = [*start, "train.py", *map(str, flags)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def losses(out: Path) -> list[str]:
+    with (out / "log.csv").open(newline="") as file:
+        return [row["loss"] for row in csv.DictReader(file)]
+
+
+def test_a_run_leaves_what_it_promises(pairs, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert train.main([*BASE, "--data", str(pairs), "--steps", "12", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    first = told.splitlines()[0]
+    assert "the bundled tiny FLUX (no --weights)" in first and str(pairs) in first
+    files = {file.name for file in out.iterdir()}
+    assert files == {
+        "prompt.safetensors",
+        "state.safetensors",
+        "log.csv",
+        "results.csv",
+        "preview.png",
+    }
+    prompt = Prompt.load(out / "prompt.safetensors")
+    assert prompt.meta["steps"] == "12" and prompt.meta["bridge"] == "desired"
+    assert {"backbone", "t0", "grid", "seed", "version"} <= prompt.meta.keys()
+
+    with (out / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1, 13))
+    for measure in ("psnr", "ssim", "val_loss"):
+        assert [bool(row[measure]) for row in rows] == [False, True] * 6
+    assert float(rows[0]["lr"]) == 0.15 and float(rows[-1]["lr"]) < 0.01
+
+    with (out / "results.csv").open(newline="") as file:
+        results = {row["picture"]: row for row in csv.DictReader(file)}
+    held_out = [pictures.squares(pair, 32) for pair in pictures.pairs(pairs)[::10]]
+    middle = [torch.stack([s[k][len(s[k]) // 2] for s in held_out]) for k in (0, 1)]
+    assert float(results["degraded"]["psnr"]) == pytest.approx(psnr(*middle).mean().item())
+    for name, row in results.items():  # the table says what the file says
+        assert re.search(rf"{name} +{float(row['psnr']):.2f} +{float(row['ssim']):.3f}", told)
+    assert Image.open(out / "preview.png").size[1] > 2 * 192
+
+
+def test_learning_helps_on_the_bundled_model(tmp_path, monkeypatch, capsys):
+    """Haze of drawn scenes, a fifth of the default budget: at least 3 dB above the input."""
+    monkeypatch.setattr(loop, "SCENES", (512, 16))
+    out = tmp_path / "run"
+    assert train.main(["--backbone", "flux", "--steps", "60", "--out", str(out)]) == 0
+    assert "drawn scenes (no --data), haze" in capsys.readouterr().out
+    with (out / "results.csv").open(newline="") as file:
+        quality = {row["picture"]: float(row["psnr"]) for row in csv.DictReader(file)}
+    assert quality["restored"] > quality["degraded"] + 3
+    assert quality["restored"] > quality["no prompt"] + 3
+
+
+def stop_in_step(monkeypatch, step: int, number: int) -> None:
+    """Sends this process a signal while it computes that step's gradients."""
+    real = loop.gradients
+
+    def gradients(backbone, prompt, pairs, settings, now):
+        if now == step:
+            os.kill(os.getpid(), number)
+        return real(backbone, prompt, pairs, settings, now)
+
+    monkeypatch.setattr(loop, "gradients", gradients)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_resumed_is_bit_for_bit_the_same(pairs, tmp_path, monkeypatch, capsys, number):
+    flags = [*BASE, "--data", str(pairs), "--steps", "9", "--seed", "3"]
+    assert train.main([*flags, "--out", str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        stop_in_step(patch, 4, number)
+        assert train.main([*flags, "--out", str(tmp_path / "cut")]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "stopped after step 5 of 9; the same command with --resume goes on"
+    assert len(losses(tmp_path / "cut")) == 5
+    assert not (tmp_path / "cut/preview.png").exists()
+    assert train.main([*flags, "--out", str(tmp_path / "cut"), "--resume"]) == 0
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    for name in ("prompt.safetensors", "state.safetensors"):
+        whole, cut = (load_file(tmp_path / folder / name) for folder in ("whole", "cut"))
+        assert whole.keys() == cut.keys()
+        assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_another_seed_is_another_run(pairs, tmp_path):
+    for seed in "01":
+        flags = [*BASE, "--data", str(pairs), "--steps", "1", "--seed", seed]
+        assert train.main([*flags, "--out", str(tmp_path / seed)]) == 0
+    assert losses(tmp_path / "0") != losses(tmp_path / "1")
+
+
+@pytest.mark.parametrize("bridge", ["naive", "ddbm", "desired"])
+def test_every_bridge_is_learned_recorded_and_walked(bridge, pairs, tmp_path, capsys):
+    out = tmp_path / "run"
+    flags = [*BASE, "--data", str(pairs), "--steps", "2", "--bridge", bridge, "--out", str(out)]
+    assert train.main(flags) == 0
+    prompt = out / "prompt.safetensors"
+    assert Prompt.load(prompt).meta["bridge"] == bridge
+    show = ["--backbone", "flux", "--prompt", str(prompt), "--steps", "2", "--input"]
+    show += [str(pairs / "degraded/00.png"), "--out", str(tmp_path / "restored")]
+    for flag, told in (([], bridge), (["--bridge", "naive"], "naive")):
+        assert sample.main([*show, *flag]) == 0
+        assert f"{told} bridge from t0 0.4 in 2 steps" in capsys.readouterr().out
+
+
+def test_a_real_interrupt_ends_with_status_0(pairs, tmp_path):
+    flags = [*BASE, "--data", str(pairs), "--steps", "100000", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "train.py", *flags]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        shown = ""
+        while "loss=" not in shown:  # the bar shows the first step
+            shown += process.stderr.read(1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Traceback" not in err
+    assert "the same command with --resume goes on" in out.splitlines()[-1]
+    assert Prompt.load(tmp_path / "run/prompt.safetensors").residual.isfinite().all()
+
+
+def test_two_processes_learn_what_one_does(pairs, tmp_path):
+    flags = [*BASE, "--data", pairs, "--steps", "4"]
+    for name, processes in (("one", 0), ("two", 2)):
+        done = run(*flags, "--out", tmp_path / name, processes=processes)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("held-out pictures  PSNR") == 1
+    one, two = (Prompt.load(tmp_path / name / "prompt.safetensors") for name in ("one", "two"))
+    start = Prompt.init(*one.residual.shape, len(one.gates), 0)
+    moved = (one.residual - start.residual).norm()
+    assert moved > 0.1
+    assert (one.residual - two.residual).norm() < 1e-3 * moved
+    assert torch.allclose(one.gates, two.gates, atol=1e-4)
+    for a, b in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert float(a) == pytest.approx(float(b), rel=1e-4)
+    done = run(*flags, "--out", tmp_path / "odd", "--batch-size", 3, processes=2)
+    assert done.returncode != 0 and "a multiple of the 2 processes" in done.stderr
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(pairs, tmp_path, monkeypatch, capsys):
+    real = loop.gradients
+
+    def gradients(backbone, prompt, pairs, settings, step):
+        return real(backbone, prompt, pairs, settings, step) if step < 4 else float("nan")
+
+    monkeypatch.setattr(loop, "gradients", gradients)
+    out = tmp_path / "run"
+    assert train.main([*BASE, "--data", str(pairs), "--steps", "12", "--out", str(out)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "the loss became nan at step 5" in error and "--lr below 0.15" in error
+    assert Prompt.load(out / "prompt.safetensors").meta["steps"] == "4"
+
+
+def test_a_rate_that_explodes_is_noticed(pairs, tmp_path, capsys):
+    flags = ["--data", str(pairs), "--steps", "12", "--lr", "1e30", "--out", str(tmp_path / "run")]
+    assert train.main([*BASE, *flags]) == 2
+    assert " became " in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run/prompt.safetensors").exists()
+
+
+def wrong(tmp_path: Path, pairs: Path) -> dict[str, tuple[list[object], str]]:
+    """Flags that a person may get wrong, and what the line must say."""
+    small, odd, broken = tmp_path / "small", tmp_path / "odd", tmp_path / "broken"
+    for folder in (small, odd, broken):
+        for side in ("degraded", "clean"):
+            for name in ("a.png", "b.png"):
+                pictures.write(folder / side / name, torch.zeros(3, 40, 40))
+    pictures.write(small / "clean/a.png", torch.zeros(3, 40, 41))
+    (odd / "clean/b.png").unlink()
+    (broken / "degraded/a.png").write_bytes(b"\x89PNG\r\n")
+    (tmp_path / "empty/degraded").mkdir(parents=True)
+    (tmp_path / "empty/clean").mkdir()
+    (tmp_path / "file").write_text("")
+    one = [{"image_path": "a", "target_path": "b", "degradation": "haze"}]
+    (tmp_path / "one.json").write_text(json.dumps(one))
+    return {
+        "no data": (["--data", tmp_path / "gone"], "gone: no such file or folder"),
+        "no weights": (["--weights", tmp_path / "gone"], "gone: no such file or folder"),
+        "empty weights": (["--weights", tmp_path / "empty"], "hf download"),
+        "empty folder": (["--data", tmp_path / "empty"], "no pictures in it"),
+        "no pairs": (["--data", tmp_path], "no folder degraded in it"),
+        "no partner": (["--data", odd], "b.png: no file has its name"),
+        "sizes differ": (["--data", small], "41x40: both must have one size"),
+        "not a picture": (["--data", broken], "a.png: not a"),
+        "too small": (["--data", pairs, "--size", 64], "use --size 32"),
+        "one pair": (["--data", tmp_path / "one.json"], "at least 2 are needed"),
+        "no such rows": (
+            ["--data", tmp_path / "one.json", "--degradation", "fog"],
+            "no rows of fog",
+        ),
+        "no such kind": (["--degradation", "fog"], "choose one of haze, rain"),
+        "out is a file": (["--data", pairs, "--out", tmp_path / "file"], "file"),
+        "t0": (["--data", pairs, "--t0", 1.5], "t0 is 1.5"),
+        "steps": (["--data", pairs, "--steps", 0], "must be positive"),
+        "rate": (["--data", pairs, "--lr", -1], "must be positive"),
+        "size": (["--data", pairs, "--size", "0"], "--size 0: expected a side in pixels"),
+        "frames": (["--data", pairs, "--size", "32x9"], "expected a side in pixels, as 64"),
+        "nothing to resume": (["--data", pairs, "--resume"], "nothing to resume"),
+    }
+
+
+CASES = [
+    "no data", "no weights", "empty weights", "empty folder", "no pairs", "no partner",
+    "sizes differ", "not a picture", "too small", "one pair", "no such rows", "no such kind",
+    "out is a file", "t0", "steps", "rate", "size", "frames", "nothing to resume",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mistakes_are_one_line_and_status_2(case, tmp_path, pairs, capsys):
+    flags, words = wrong(tmp_path, pairs)[case]
+    out = tmp_path / "out"
+    flags = [*BASE, "--out", str(out), *map(str, flags)]
+    assert train.main(flags) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and words in lines[0]
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_a_mistake_in_a_real_process(tmp_path):
+    done = run(*BASE, "--data", tmp_path / "gone")
+    assert (
+        done.returncode == 2 and done.stderr == f"error: {tmp_path}/gone: no such file or folder\n"
+    )
+
+
+def test_resume_refuses_other_settings_and_unfinished_runs_are_not_lost(
+    pairs, tmp_path, monkeypatch, capsys
+):
+    flags = [*BASE, "--data", str(pairs), "--out", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        stop_in_step(patch, 1, signal.SIGTERM)
+        assert train.main([*flags, "--steps", "9"]) == 0
+    before = (tmp_path / "run/state.safetensors").read_bytes()
+    assert train.main([*flags, "--steps", "9"]) == 2
+    assert "an unfinished run of 9 steps lies here, 2 done" in capsys.readouterr().err
+    assert train.main([*flags, "--steps", "10", "--resume"]) == 2
+    assert "begun with --steps 9, now it is 10" in capsys.readouterr().err
+    (tmp_path / "run/state.safetensors").write_bytes(before[:100])
+    assert train.main([*flags, "--steps", "9", "--resume"]) == 2
+    assert "state.safetensors: not a readable state" in capsys.readouterr().err
+
+
+def test_at_most_sixteen_flags(capsys):
+    for script in ("train.py", "sample.py"):
+        source = (ROOT / script).read_text()
+        assert 5 < source.count("\n    add(") <= 16

@@ -1,0 +1,133 @@
+"""The loop as a notebook calls it: no flags, no files; what it returns, and too little memory."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+import weights
+from tests.method.test_backbone_wan import folder  # noqa: F401
+from tinybridge.training import loop
+from tinybridge.training.loop import Pairs, Settings
+
+SHORT = Settings(steps=6, batch_size=4, every=2)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Nothing may be written where the run stands."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.fixture(scope="module")
+def flux():
+    return weights.load_backbone("flux")
+
+
+@pytest.fixture(scope="module")
+def pairs(flux) -> Pairs:
+    return loop.drawn_pairs(flux, "haze", size=32, counts=(20, 3), quiet=True)
+
+
+def tensors(prompt) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in prompt.named_parameters()}
+
+
+def test_a_notebook_gets_rows_and_nothing_is_written_or_said(flux, pairs, elsewhere, capsys):
+    prompt = loop.start(flux, SHORT)
+    before = tensors(prompt)
+    rows = loop.learn(flux, prompt, pairs, SHORT, quiet=True)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all("val_loss" in row and "psnr" in row for row in rows[1::2])
+    assert not any("val_loss" in row for row in rows[::2])
+    assert (
+        rows[-1]["val_loss"]
+        < loop.validate(flux, loop.start(flux, SHORT), pairs, SHORT)["val_loss"]
+    )
+    assert all(not torch.equal(before[name], weight) for name, weight in tensors(prompt).items())
+    told = {"backbone": "flux", "bridge": "desired", "space": "embedding", "t0": "0.4"}
+    assert told.items() <= prompt.meta.items() and prompt.meta["steps"] == "6"
+    assert not list(elsewhere.iterdir()) and capsys.readouterr() == ("", "")
+
+
+def test_pairs_are_latents_held_out_pixels_and_a_few_that_are_learned_from(flux, pairs):
+    assert len(pairs.y) == len(pairs.x0) == 20 and pairs.degraded.shape == (3, 3, 32, 32)
+    degraded, clean = pairs.seen
+    assert torch.allclose(flux.encode(clean), pairs.x0[[0, 16]], atol=1e-5)
+    assert torch.allclose(flux.encode(degraded), pairs.y[[0, 16]], atol=1e-5)
+    other = loop.drawn_pairs(flux, "haze", size=32, seed=1, counts=(4, 3), quiet=True)
+    assert torch.equal(other.clean, pairs.clean) and not torch.equal(other.x0, pairs.x0[:4])
+
+
+def test_validation_is_the_bridges_loss_at_fixed_times_and_noise(flux, pairs):
+    prompt, losses = loop.start(flux, SHORT), []
+    got = loop.validate(flux, prompt, pairs, SHORT)
+    assert loop.validate(flux, prompt, pairs, SHORT) == got
+    x0, y = flux.encode(pairs.clean), flux.encode(pairs.degraded)
+    for t in (0.05, 0.15, 0.25, 0.35):
+        eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(int(t * 20) + 10**6))
+        x_t = (1 - t) * (1 - t / 0.4) * x0 + (1 - t) * t / 0.4 * y + t * eps
+        with torch.no_grad():
+            x0_hat = x_t - t * flux.velocity(x_t, torch.full((3,), t), prompt)
+        losses.append((x0_hat - x0).square().mean())
+    assert got["val_loss"] == pytest.approx(sum(losses).item() / 4, rel=1e-4)
+    naive = loop.validate(flux, prompt, pairs, replace(SHORT, bridge="naive"))
+    assert naive["val_loss"] != pytest.approx(got["val_loss"], rel=1e-2)
+
+
+def test_clips_are_learned_as_pictures_are(folder):  # noqa: F811
+    wan = weights.load_backbone("wan", folder)
+    clips = loop.drawn_pairs(wan, "rain", size=16, frames=5, counts=(6, 2), quiet=True)
+    assert clips.x0.shape == (6, 4, 2, 2, 2) and clips.degraded.shape == (2, 3, 5, 16, 16)
+    one, settings = loop.start(wan, SHORT), replace(SHORT, lr=0.01)
+    rows = loop.learn(wan, one, clips, settings, quiet=True)
+    assert len(rows) == 6 and 0 < rows[-1]["psnr"] < 60
+    two = loop.start(wan, SHORT)
+    again = loop.learn(wan, two, clips, settings, quiet=True)
+    assert [row["loss"] for row in again] == [row["loss"] for row in rows]
+    found = loop.measures(clips.degraded, clips.clean)
+    assert set(found) == {"psnr", "ssim", "change"} and found["change"] > 0
+
+
+def starved(monkeypatch, often: int) -> list[bool]:
+    """The first `often` steps find no memory; returns, for every try, whether blocks are redone."""
+    real, tries = loop.gradients, []
+
+    def gradients(backbone, *args):
+        tries.append(backbone.model.checkpointing)
+        if len(tries) <= often:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(backbone, *args)
+
+    monkeypatch.setattr(loop, "gradients", gradients)
+    return tries
+
+
+def test_too_little_memory_recomputes_the_blocks_and_changes_nothing(
+    flux, pairs, monkeypatch, capsys
+):
+    short = replace(SHORT, steps=2)
+    want = loop.start(flux, short)
+    rows = loop.learn(flux, want, pairs, short, quiet=True)
+    monkeypatch.setattr(flux.model, "checkpointing", False)
+    tries, got = starved(monkeypatch, 1), loop.start(flux, short)
+    assert [r["loss"] for r in loop.learn(flux, got, pairs, short, quiet=True)] == [
+        r["loss"] for r in rows
+    ]
+    assert tries == [False, True, True] and capsys.readouterr().out.count("out of memory") == 1
+    assert torch.equal(got.residual, want.residual)
+
+    monkeypatch.setattr(flux.model, "checkpointing", False)
+    starved(monkeypatch, 2)
+    with pytest.raises(torch.OutOfMemoryError):
+        loop.learn(flux, loop.start(flux, short), pairs, short, quiet=True)
+
+
+def test_a_loss_that_is_not_finite_says_when(flux, pairs, monkeypatch):
+    monkeypatch.setattr(loop, "gradients", lambda *args: float("nan"))
+    with pytest.raises(FloatingPointError, match="the loss became nan at step 1"):
+        loop.learn(flux, loop.start(flux, SHORT), pairs, SHORT, quiet=True)
