@@ -21,10 +21,10 @@ import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import clips, pictures
+from tinybridge.data.tables import save_table
 from tinybridge.files import Job, restore_clip, restore_picture
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.stream import Windows
-from tinybridge.training import run_state
 
 USUAL = {"bridge": "desired", "t0": "0.4", "grid": "true"}  # what mixed prompts must agree on
 
@@ -159,7 +159,7 @@ def run(flags: argparse.Namespace) -> int:
             tqdm.write(f"{job.out.name}: {said(measures)}")
     if rows:
         fields = list(max(rows, key=len))  # a clip of one frame has no change
-        run_state.save_table(flags.out / "metrics.csv", " ".join(fields), rows)
+        save_table(flags.out / "metrics.csv", " ".join(fields), rows)
         shared = [name for name in fields[1:] if all(name in row for row in rows)]
         mean = {name: sum(row[name] for row in rows) / len(rows) for name in shared}
         print(f"mean of {len(rows)}: {said(mean)}; {flags.out / 'metrics.csv'}")

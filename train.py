@@ -26,6 +26,7 @@ import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import clips, pictures, scenes
+from tinybridge.data.tables import save_table
 from tinybridge.metrics import psnr
 from tinybridge.training import loop, run_state, sentences
 from tinybridge.training.loop import RANK, WORLD, Pairs, Settings
@@ -175,7 +176,7 @@ def run(flags: argparse.Namespace) -> None:
             rows = report(flags.out, pairs, settings, backbone, told, [])
             rows = [{"pairs": "held out"} | row for row in rows]
             columns = "picture pairs psnr ssim change sentence"
-            run_state.save_table(flags.out / "results.csv", columns, rows + tried)
+            save_table(flags.out / "results.csv", columns, rows + tried)
             print(f"wrote sentence.txt, preview.png and results.csv to {flags.out}")
     else:
         learn(flags, backbone, pairs, settings)
@@ -202,7 +203,7 @@ def learn(flags: argparse.Namespace, backbone: Backbone, pairs: Pairs, settings:
     elif RANK == 0:
         rows = report(out, pairs, settings, backbone, backbone, [prompt])
         columns = "picture psnr ssim" + " change" * backbone.video
-        run_state.save_table(out / "results.csv", columns, rows)
+        save_table(out / "results.csv", columns, rows)
         print(f"wrote prompt.safetensors, preview.png, results.csv and log.csv to {out}")
 
 

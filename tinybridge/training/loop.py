@@ -31,6 +31,7 @@ from tqdm import tqdm
 from tinybridge import __version__, bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import moving_scenes, scenes
+from tinybridge.data.tables import load_table, save_table
 from tinybridge.metrics import psnr, ssim, temporal_difference
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restoration import restore
@@ -192,7 +193,9 @@ def learn(
     prompt.meta |= {"backbone": backbone.name, "grid": str(backbone.grid).lower(), **told}
     prompt.meta["version"] = __version__
     begin = run_state.load_state(out, prompt, optimizer, shared) if go_on else 0
-    rows = run_state.load_table(out / "log.csv", begin) if go_on else []
+    # A run that was killed may have logged more than it saved.
+    log = load_table(out / "log.csv") if begin else []
+    rows = [row for row in log if row["step"] <= begin]
     every, last = settings.every or settings.steps // 6 or 1, settings.steps
 
     def save(done: int) -> None:
@@ -200,7 +203,7 @@ def learn(
         if out and RANK == 0:
             prompt.save(out / "prompt.safetensors")
             run_state.save_state(out, prompt, optimizer, done, shared)
-            run_state.save_table(out / "log.csv", COLUMNS, rows)
+            save_table(out / "log.csv", COLUMNS, rows)
 
     hide, compute = quiet or RANK > 0, first_gradients
     bar = tqdm(range(begin, last), "train", last, initial=begin, disable=hide)

@@ -1,20 +1,19 @@
-"""What a training run leaves on disk so that it goes on bit for bit: state.safetensors, tables.
+"""What a training run leaves on disk so that it goes on bit for bit: state.safetensors.
 
 The state is the prompt, AdamW's two moments of each of its tensors, the step, and the settings
 that a continued run must share. Random numbers need no state: they are functions of (seed, step).
-Everything is written under a temporary name and moved into place.
 """
 
-import csv
 import json
-import os
-from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
+
+from tinybridge.data.tables import replacing
 
 STATE = "state.safetensors"
 
@@ -29,9 +28,8 @@ def save_state(
         for key, value in optimizer.state[weight].items():  # exp_avg, exp_avg_sq, step
             tensors[f"{name}.{key}"] = value.cpu()
     kept = json.dumps({key: str(value) for key, value in settings.items()})
-    scratch = out / (STATE + ".tmp")
-    save_file(tensors, scratch, {"step": str(step), "settings": kept})
-    os.replace(scratch, out / STATE)
+    with replacing(out / STATE) as scratch:
+        scratch.write_bytes(save(tensors, {"step": str(step), "settings": kept}))
 
 
 def read_state(file: Path) -> tuple[int, dict[str, str], dict[str, torch.Tensor]]:
@@ -83,23 +81,8 @@ def begin(out: Path) -> None:
                 f"{out}: an unfinished run of {settings['steps']} steps lies here, {done} done; "
                 "go on with --resume, or choose another --out, or delete it"
             )
-    (out / "log.csv.tmp").touch()  # tells now, not after the first save, if nothing can be written
-    (out / "log.csv.tmp").unlink()
-
-
-def save_table(file: Path, fields: str, rows: Iterable[dict]) -> None:
-    """Rows as CSV; fields: the columns' names, space between; what a row lacks stays empty."""
-    scratch = file.with_name(file.name + ".tmp")
-    with scratch.open("w", newline="") as stream:
-        table = csv.DictWriter(stream, fields.split(), restval="")
-        table.writeheader()
-        table.writerows(rows)
-    os.replace(scratch, file)
-
-
-def load_table(file: Path, steps: int) -> list[dict]:
-    """A log's rows up to step `steps`: a run that was killed may have logged more than it saved."""
-    if not steps or not file.is_file():
-        return []
-    with file.open(newline="") as stream:
-        return [row for row in csv.DictReader(stream) if int(row["step"]) <= steps]
+    try:
+        with TemporaryFile(dir=out):  # tells now, not after the first save
+            pass
+    except OSError as error:
+        raise OSError(f"{out}: cannot be written ({error.strerror})") from None
