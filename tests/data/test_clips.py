@@ -140,6 +140,19 @@ def test_what_a_path_means(tmp_path):
         clips.clips(films)
 
 
+def test_frames_come_in_the_order_of_their_numbers(tmp_path):
+    path = folder(tmp_path / "walk", 0)
+    for k in range(1, 13):  # frame1 ... frame12: by spelling 1, 10, 11, 12, 2
+        Image.new("RGB", (9, 8), (k, k, k)).save(path / f"frame{k}.png")
+    (path / "._frame1.png").write_bytes(b"left by a file manager")
+    clip = clips.open_clip(path)
+    shown = [round(frame.mean().item() * 255) for frame in clips.read(clip)]
+    assert shown == list(range(1, 13)) and clip.frames == 12
+    for name in ("take10.mp4", "take9.mp4", "._take9.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    assert [f.name for f in clips.clips(tmp_path)] == ["take9.mp4", "take10.mp4", "walk"]
+
+
 # ---- writing that fails --------------------------------------------------------------------------
 
 

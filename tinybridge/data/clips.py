@@ -39,10 +39,10 @@ def clips(path: Path) -> list[Path]:
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
     stills, found = [], []
-    for item in sorted(path.iterdir()):
+    for item in pictures.listed(path):
         suffix = item.suffix.lower()
         if item.is_dir():
-            inside = any(file.suffix.lower() in pictures.SUFFIXES for file in item.iterdir())
+            inside = any(f.suffix.lower() in pictures.SUFFIXES for f in pictures.listed(item))
             found += [item] if inside else []
         elif suffix in SUFFIXES and (suffix not in pictures.SUFFIXES or _moves(item)):
             found.append(item)

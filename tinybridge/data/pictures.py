@@ -9,6 +9,7 @@ Letters: H W size in pixels, S side of a training square, n number of squares, B
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -103,13 +104,25 @@ def save(image: Image.Image, path: Path, **options: object) -> None:
         raise OSError(f"{path}: cannot be written ({error})") from None
 
 
+def listed(folder: Path) -> list[Path]:
+    """What a folder holds, hidden files left out, numbers in names in their order: 2 before 10."""
+    shown = [item for item in folder.iterdir() if not item.name.startswith(".")]
+    return sorted(shown, key=lambda item: (by_number(item.name), item.name))
+
+
+def by_number(name: str) -> list[str | int]:
+    """A name in parts to sort it by: words and numbers in turn."""
+    parts = re.split("([0-9]+)", name)
+    return [int(part) if k % 2 else part for k, part in enumerate(parts)]
+
+
 def pictures(path: Path) -> list[Path]:
-    """The picture files of a folder, sorted by name, or the one file. ValueError if none."""
+    """The picture files of a folder, in the order of `listed`, or one file. ValueError if none."""
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    files = [f for f in sorted(path.iterdir()) if f.suffix.lower() in SUFFIXES and f.is_file()]
+    files = [f for f in listed(path) if f.suffix.lower() in SUFFIXES and f.is_file()]
     if not files:
         raise ValueError(f"{path}: no pictures in it ({', '.join(SUFFIXES)} are looked for)")
     return files
@@ -131,7 +144,7 @@ def partner(file: Path, folder: Path) -> Path:
     """The file of `folder` that has the same name, or the same stem. ValueError if none has."""
     if (folder / file.name).is_file():
         return folder / file.name
-    hits = [f for f in sorted(folder.glob("*")) if f.stem == file.stem]
+    hits = [f for f in listed(folder) if f.stem == file.stem]
     hits = [f for f in hits if f.suffix.lower() in SUFFIXES]
     if len(hits) != 1:
         found = f"{len(hits)} files have" if hits else "no file has"
