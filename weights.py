@@ -141,6 +141,7 @@ def load_backbone(
         context.to(device, dtype),
         pooled if pooled is None else pooled.to(device, dtype),
         guidance=1.0 if guided else None,
+        video=name == "wan",
     )
     if path is None and name == "wan":
         backbone.window = TINY_WINDOW

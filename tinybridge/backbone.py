@@ -4,19 +4,40 @@ What train.py and sample.py see of FLUX and of WAN: pictures or clips to latents
 velocity. The method (bridge.py) drives `velocity`; loading is weights.py's job, so that a test may
 pass a fake. Pictures are [B, 3, H, W], clips [B, 3, T, H, W]; a latent has as many axes.
 
-Letters: B batch, K prompts, C t h w latent, T H W pixels, L text tokens, Dc Dp Dt widths of the
-text conditioning, of its summary and of the encoder's input.
+Letters: B batch, K prompts, n blocks, C t h w latent, T H W pixels, L text tokens, D width of the
+model, Dc Dp Dt widths of the text conditioning, of its summary and of the encoder's input.
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinybridge.bridge import grid_flux, grid_wan
+
+
+class EmbeddingPrompt(Protocol):
+    """What enters the blocks, as prompt.Prompt."""
+
+    residual: Tensor  # [L, D]
+    gates: Tensor  # [n]
+
+
+class TokenPrompt(Protocol):
+    """What the text encoder reads in the place of embedded words, as prompt.Tokens."""
+
+    tokens: Tensor  # [L, Dt]
+
+
+class Prepared(Protocol):
+    """What `Backbone.prepare` makes of K prompts: the model's Terms, or Contexts."""
+
+    @property
+    def count(self) -> int: ...  # K, at least 1: in how many copies the model wants every sample
 
 
 @dataclass(frozen=True)
@@ -30,6 +51,9 @@ class Contexts:
         return len(self.rows)
 
 
+RawPrompt = EmbeddingPrompt | TokenPrompt
+
+
 @dataclass
 class Backbone:
     """A frozen model of pictures or clips with the text conditioning it always gets.
@@ -38,8 +62,9 @@ class Backbone:
     wan_vae; context [1, L, Dc] from T5 or UMT5; pooled [1, Dp] from CLIP, None in a video model;
     guidance: 1.0, or None where the model has no guidance embedder (schnell, WAN); grid: tell the
     model the time on the authors' 1000-step grid; tile: side in pixels of the autoencoder's tiles
-    for large pictures, None: no tiles; window: frames that a video model sees at once; encoder
-    and ids [1, L]: T5 or UMT5 and the text it is told, where prompts in token space are in use.
+    for large pictures, None: no tiles; video: it restores clips, not pictures; window: frames of a
+    clip that it sees at once; encoder and ids [1, L]: T5 or UMT5 and the text it is told, where
+    prompts in token space are in use.
     """
 
     name: str
@@ -50,14 +75,10 @@ class Backbone:
     guidance: float | None = None
     grid: bool = True
     tile: int | None = None
+    video: bool = False
     window: int = 33
     encoder: nn.Module | None = None
     ids: Tensor | None = None
-
-    @property
-    def video(self) -> bool:
-        """Clips, not pictures: of our two models it is the one without CLIP."""
-        return self.pooled is None
 
     @property
     def length(self) -> int:
@@ -123,10 +144,12 @@ class Backbone:
         def filled() -> Iterator[Tensor]:
             frames = 0
             for chunk in chunks:
-                pixels = self.padded(chunk)
-                frames, last = frames + pixels.shape[2], pixels[:, :, -1:].clone()
+                pixels = self.padded(chunk)  # [B, 3, any, 8h, 8w]
+                last = pixels[:, :, -1:].clone()
+                frames += pixels.shape[2]
                 yield pixels
-            if missing := (1 - frames) % self.vae.time_stride if frames else 0:
+            missing = (1 - frames) % self.vae.time_stride
+            if frames and missing:
                 yield last.expand(-1, -1, missing, -1, -1)
 
         yield from self.vae.encode_chunks(filled(), self.tile)
@@ -150,79 +173,105 @@ class Backbone:
 
     # ---- the frozen model ----------------------------------------------------------------------
 
-    def prepare(self, prompts: Sequence[Any], s_values: Tensor | None = None) -> Any:
+    def prepare(self, prompts: Sequence[RawPrompt], s_values: Tensor | None = None) -> Prepared:
         """What K prompts contribute at any picture and step, computed once: pass it as `prompt`.
 
-        s_values: the noise levels that `velocity` will be called with, whose modulation is then
-        computed once too; None leaves it to every call. ValueError for prompts of two spaces, or
-        of token space where the encoder was not kept.
+        prompts: on any device, as they are. s_values: the noise levels that `velocity` will be
+        called with, whose modulation is then computed once too; None leaves it to every call.
+        ValueError for prompts of two spaces, of another model's sizes, or of token space where the
+        encoder was not kept.
         """
-        spaces = {getattr(prompt, "space", "embedding") for prompt in prompts}
+        spaces = {"token" if is_tokens(prompt) else "embedding" for prompt in prompts}
         if len(spaces) > 1:
-            raise ValueError(f"prompts of {' and '.join(sorted(spaces))} space cannot be mixed")
+            raise ValueError("prompts of embedding and token space cannot be mixed")
+        prompts = [moved(prompt, self.device) for prompt in prompts]
         if spaces == {"token"}:
             with torch.no_grad():
-                return Contexts(torch.cat([self.read(prompt.tokens) for prompt in prompts]))
-        times = None if s_values is None else self.told(s_values.to(self.device))
+                return Contexts(torch.cat([self.encode_tokens(p.tokens) for p in prompts]))
+        times = None if s_values is None else self.model_time(s_values.to(self.device))
         if self.video:
             return self.model.prepare(prompts, self.context, times)
-        return self.model.prepare(prompts, times, self.pooled, self.vector(1))
+        return self.model.prepare(prompts, times, self.pooled, self.guidance_vector(1))
 
-    def velocity(self, x: Tensor, s: Tensor, prompt: Any = None) -> Tensor:
+    def velocity(self, x: Tensor, s: Tensor, prompt: RawPrompt | Prepared | None = None) -> Tensor:
         """The frozen model's eps - x0 at states x [B, C, ...] of noise level s [B] in 0..1.
 
         prompt: None, one Prompt or Tokens, or the result of `prepare`; the velocities of several
         prompts are averaged (the paper's mixed degradations) and run as one batch. -> x's shape
-        and dtype.
+        and dtype. ValueError for a list of prompts, and as `prepare`.
         """
-        context = self.context
-        if getattr(prompt, "space", "") == "token":
-            prompt = Contexts(self.read(prompt.tokens))
-        K = getattr(prompt, "count", 1)
+        if isinstance(prompt, list | tuple):
+            raise ValueError(f"velocity of {len(prompt)} prompts: pass backbone.prepare(prompts)")
+        if is_tokens(prompt):
+            prompt = Contexts(self.encode_tokens(prompt.tokens))  # [1, L, Dc]
+        K = getattr(prompt, "count", 1)  # only what is prepared has a count
         states = x.repeat_interleave(K, 0)  # [BK, C, ...]
-        times = self.told(s).repeat_interleave(K)  # [BK]
+        times = self.model_time(s).repeat_interleave(K)  # [BK]
+        context, inside = self.context, prompt  # what the model is told; what enters its blocks
         if isinstance(prompt, Contexts):
             # One context serves any batch; of several, sample r takes row r % K.
-            context, prompt = prompt.rows.repeat(1 if K == 1 else len(x), 1, 1), None
-        summary = () if self.video else (self.pooled, self.vector(len(times)))
-        v = self.model(states, times, context, *summary, prompt)
+            context, inside = prompt.rows.repeat(1 if K == 1 else len(x), 1, 1), None
+        if self.video:
+            v = self.model(states, times, context, inside)
+        else:
+            guidance = self.guidance_vector(len(times))
+            v = self.model(states, times, context, self.pooled, guidance, inside)
         return v.to(x.dtype).unflatten(0, (-1, K)).mean(1)  # [B, C, ...]
 
-    def told(self, s: Tensor) -> Tensor:
-        """The time as the model is told it."""
+    def model_time(self, s: Tensor) -> Tensor:
+        """The time that the model is told for noise levels s in 0..1; s's shape."""
         if not self.grid:
             return s
         return grid_wan(s) if self.video else grid_flux(s)
 
-    def vector(self, B: int) -> Tensor | None:
-        """The guidance as the model takes it, float32: bfloat16 would round 1000 g."""
+    def guidance_vector(self, B: int) -> Tensor | None:
+        """The guidance as the model takes it, [B] float32: bfloat16 would round 1000 g."""
         if self.guidance is None:
             return None
         return torch.full((B,), self.guidance, device=self.device)  # [B]
 
     # ---- token space ---------------------------------------------------------------------------
 
-    def words(self) -> Tensor:
-        """The text encoder's input embeddings of the text that the model is told: [L, Dt]."""
-        return self.reader().shared(self.ids)[0].float()
+    def null_embeddings(self) -> Tensor:
+        """What the text encoder reads of the text that the model is told: [L, Dt] float32.
 
-    def read(self, tokens: Tensor) -> Tensor:
+        The null prompt's, unless the backbone was loaded with another text. ValueError where the
+        encoder was not kept.
+        """
+        self.check_encoder()
+        return self.encoder.shared(self.ids)[0].float()
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
         """The text conditioning [1, L, Dc] of input embeddings [L, Dt], with gradients to them.
 
         All L rows are true tokens: no mask, and in WAN no zero rows after them. So the null
-        prompt's own embeddings give FLUX what "" gives it, and WAN something else.
+        prompt's own embeddings give FLUX what "" gives it, and WAN something else. ValueError for
+        other sizes, and where the encoder was not kept.
         """
-        x = tokens[None].to(self.reader().shared.weight)  # [1, L, Dt]
-        if x.shape[1:] != (want := (self.length, self.text_width)):
+        self.check_encoder()
+        x = tokens[None].to(self.encoder.shared.weight)  # [1, L, Dt]
+        want = (self.length, self.text_width)
+        if x.shape[1:] != want:
             raise ValueError(f"prompt of {list(x.shape[1:])} tokens, this backbone's {list(want)}")
         return self.encoder.encode(x).to(self.dtype)
 
-    def reader(self) -> nn.Module:
+    def check_encoder(self) -> None:
+        """ValueError where the text encoder was not kept."""
         if self.encoder is None:
             raise ValueError(
                 "prompts in token space need the text encoder: load_backbone(keep_encoder=True)"
             )
-        return self.encoder
+
+
+def is_tokens(prompt: object) -> bool:
+    """A prompt in token space; one in embedding space has residual and gates instead."""
+    return hasattr(prompt, "tokens")
+
+
+def moved(prompt: RawPrompt, device: torch.device) -> RawPrompt:
+    """The prompt on that device: a copy, unless it is there already."""
+    held = prompt.tokens if is_tokens(prompt) else prompt.residual
+    return prompt if held.device == device else copy.deepcopy(prompt).to(device)
 
 
 def shown(pixels: Tensor, size: Sequence[int | None] | None) -> Tensor:

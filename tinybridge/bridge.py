@@ -16,28 +16,38 @@ no model: `velocity(x [B, ...], s [B]) -> [B, ...]` is a function.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Coefficients = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+Time = Tensor | float
 
 # ---- the paths: t, t0 -> a, b, c, s ------------------------------------------------------------
 
 
-def flow(t: Tensor | float, t0: float = 0.4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+class Coefficients(NamedTuple):
+    """Of the state a x0 + b y + c eps, and the noise level s that the model is told; each as t."""
+
+    a: Tensor
+    b: Tensor
+    c: Tensor
+    s: Tensor
+
+
+def flow(t: Time, t0: Time = 0.4) -> Coefficients:
     """The model's own path from noise to data; it does not know y."""
     t = torch.as_tensor(t)
-    return 1 - t, 0 * t, t, t
+    return Coefficients(1 - t, 0 * t, t, t)
 
 
-def naive(t: Tensor | float, t0: float = 0.4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def naive(t: Time, t0: Time = 0.4) -> Coefficients:
     """The noisy degraded latent at every t: never a bit of x0, which sampling walks towards."""
     t = torch.as_tensor(t)
-    return 0 * t, 1 - t, t, t
+    return Coefficients(0 * t, 1 - t, t, t)
 
 
-def ddbm(t: Tensor | float, t0: float = 0.4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def ddbm(t: Time, t0: Time = 0.4) -> Coefficients:
     """The denoising diffusion bridge (arXiv 2309.16948, eq. 8) with alpha = 1 - t, sigma = t.
 
     Its mean is (1-t)[(1-r) x0 + r y] with r = SNR(t0) / SNR(t), its deviation d = t sqrt(1-r);
@@ -49,23 +59,26 @@ def ddbm(t: Tensor | float, t0: float = 0.4) -> tuple[Tensor, Tensor, Tensor, Te
     u = (t0 - t) / (t0 * (1 - t)) * (1 + q)  # 1 - r = (1 - q)(1 + q), exactly 0 at t0
     d = t * u.clamp(min=0).sqrt()
     s = d / ((1 - t) + d)
-    return (1 - s) * u, (1 - s) * (1 - u), s, s
+    return Coefficients((1 - s) * u, (1 - s) * (1 - u), s, s)
 
 
-def desired(t: Tensor | float, t0: float = 0.4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def desired(t: Time, t0: Time = 0.4) -> Coefficients:
     """The paper's bridge: the mean moves from y to x0 while the noise is the flow's own."""
     t = torch.as_tensor(t)
     lam = t / t0
-    return (1 - t) * (1 - lam), (1 - t) * lam, t, t
+    return Coefficients((1 - t) * (1 - lam), (1 - t) * lam, t, t)
 
 
 @dataclass(frozen=True)
 class Bridge:
-    """`coefficients(t, t0)` of the training states and `path(t, t0)` of the sampler."""
+    """`coefficients(t, t0)` of the training states and `sampling(t, t0)` of the sampler's.
+
+    t of any shape, t0 0.4 unless it is given.
+    """
 
     name: str
-    coefficients: Coefficients
-    path: Coefficients
+    coefficients: Callable[..., Coefficients]
+    sampling: Callable[..., Coefficients]
 
 
 BRIDGES = {
@@ -84,7 +97,10 @@ def draw_times(
     power: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """t = t_min + (t0 - t_min) u^power with u uniform in 0..1: [n] float32."""
+    """t = t_min + (t0 - t_min) u^power with u uniform in 0..1: [n] float32.
+
+    power 1: all times alike; above 1: more of them near t_min, where the picture is nearly clean.
+    """
     return t_min + (t0 - t_min) * torch.rand(n, generator=generator) ** power  # [n]
 
 
@@ -92,20 +108,26 @@ def corrupt(
     bridge: Bridge, x0: Tensor, y: Tensor, t: Tensor, eps: Tensor, t0: float = 0.4
 ) -> tuple[Tensor, Tensor]:
     """The training state x_t [B, ...] of times t [B] and its noise level s [B]."""
-    a, b, c, s = (k.to(x0) for k in bridge.coefficients(t, t0))  # [B] each
-    a, b, c = (k.view(-1, *[1] * (x0.ndim - 1)) for k in (a, b, c))  # [B, 1, ...]
-    return a * x0 + b * y + c * eps, s
+    at = bridge.coefficients(t, t0)  # [B] each
+    a, b, c = (over(k.to(x0), x0) for k in (at.a, at.b, at.c))  # [B, 1, ...] each
+    return a * x0 + b * y + c * eps, at.s.to(x0)
+
+
+def over(k: Tensor, x: Tensor) -> Tensor:
+    """Numbers k [B] of the samples of x [B, ...], shaped to be multiplied with it: [B, 1, ...]."""
+    return k.view(-1, *[1] * (x.ndim - 1))
 
 
 def loss(v: Tensor, x_t: Tensor, x0: Tensor, s: Tensor, kind: str = "x0") -> Tensor:
     """Mean squared error per sample, [B]; the paper publishes none, both kinds are our choice.
 
-    "x0": of x0_hat = x_t - s v against x0. "velocity": the same divided by s^2 (s not below 0.01,
-    where ddbm's ends would divide by zero), which weighs late times more. ValueError otherwise.
+    "x0": of x0_hat = x_t - s v against x0. "velocity": of v against the velocity that leads to x0,
+    which is the same divided by s^2 and weighs small s more (s not below 0.01, where ddbm's ends
+    would divide by zero). ValueError for another kind.
     """
     if kind not in ("x0", "velocity"):
         raise ValueError(f"loss {kind!r} is not known; choose x0 or velocity")
-    x0_hat = x_t - s.view(-1, *[1] * (x_t.ndim - 1)) * v  # [B, ...]
+    x0_hat = x_t - over(s, x_t) * v  # [B, ...]
     error = (x0_hat - x0).square().flatten(1).mean(1)  # [B]
     return error if kind == "x0" else error / s.clamp(min=0.01).square()
 
@@ -122,35 +144,27 @@ def times(t0: float = 0.4, t_min: float = 1e-4, steps: int = 20) -> Tensor:
     return torch.linspace(t0, t_min, steps, dtype=torch.float64)
 
 
-def start(bridge: Bridge, y: Tensor, noise: Tensor, t0: Tensor | float = 0.4) -> Tensor:
+def start(bridge: Bridge, y: Tensor, noise: Tensor, t0: Time = 0.4) -> Tensor:
     """The state at t0, where restoration starts: y [B, ...] with the noise that it takes there."""
-    _, b, c, _ = bridge.coefficients(t0, t0)
-    return b * y + c * noise
+    at = bridge.coefficients(t0, t0)
+    return at.b * y + at.c * noise
 
 
 def step(
-    bridge: Bridge,
-    x: Tensor,
-    v: Tensor,
-    y: Tensor,
-    noise: Tensor,
-    t: Tensor,
-    t_next: Tensor | None,
-    t0: float = 0.4,
-) -> Tensor:
-    """From the state x [B, ...] at t, where the model said v, to that at t_next; None: to x0_hat.
+    bridge: Bridge, x: Tensor, x0_hat: Tensor, y: Tensor, noise: Tensor, t: Time, t_next: Time,
+    t0: Time,
+) -> Tensor:  # fmt: skip
+    """From the state x [B, ...] at t, whose estimate is x0_hat, to the state at t_next.
 
-    The estimate x0_hat gives the noise that the state must hold, eps_hat; the next state is put
-    together from both with the next time's coefficients.
+    The estimate gives the noise that the state must hold, eps_hat; the next state is put together
+    from both with the next time's coefficients. noise: what the state was started with.
     """
-    a, b, c, s = bridge.path(t, t0)
-    x0_hat = x - s * v
-    if t_next is None:
-        return x0_hat
+    now, then = bridge.sampling(t, t0), bridge.sampling(t_next, t0)
     # Where the state holds no noise (ddbm at t0) any draw fits it.
-    eps_hat = (x - a * x0_hat - b * y) / c if c > 0 else noise
-    a, b, c, _ = bridge.path(t_next, t0)
-    return a * x0_hat + b * y + c * eps_hat
+    eps_hat = (x - now.a * x0_hat - now.b * y) / now.c if now.c > 0 else noise
+    # b y puts the degraded picture back, as much of it as a training state holds at t_next. On the
+    # flow's own path, naive's, that is nothing: b = 0.
+    return then.a * x0_hat + then.b * y + then.c * eps_hat
 
 
 @torch.no_grad()
@@ -164,21 +178,27 @@ def sample(
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
+    callback: Callable[[int, Tensor, Tensor, Tensor], object] | None = None,
 ) -> Tensor:
     """Restores y [B, ...] in `steps` calls of velocity; deterministic given `noise` (as y).
 
     For `desired` this is the authors' sampler, for `naive` the Euler method. progress: wraps the
-    steps, tqdm for instance.
+    steps, tqdm for instance. callback(k, t, x, x0_hat): is shown every step, the state x at t and
+    the estimate that the model makes of it. ValueError for times that cannot be, see `times`.
     """
     ts = times(t0, t_min, steps)
     if noise is None:
         noise = torch.randn(y.shape, generator=generator, dtype=y.dtype).to(y.device)
     x = start(bridge, y, noise, ts[0])
     for k in progress(range(steps)):
-        s = bridge.path(ts[k], t0)[3]
-        v = velocity(x, s.to(y).expand(len(y)))
-        x = step(bridge, x, v, y, noise, ts[k], ts[k + 1] if k + 1 < steps else None, t0)
-    return x
+        s = bridge.sampling(ts[k], t0).s
+        v = velocity(x, s.to(y).expand(len(y)))  # [B, ...]
+        x0_hat = x - s * v
+        if callback is not None:
+            callback(k, ts[k], x, x0_hat)
+        if k + 1 < steps:
+            x = step(bridge, x, x0_hat, y, noise, ts[k], ts[k + 1], t0)
+    return x0_hat
 
 
 # ---- what the model is told --------------------------------------------------------------------

@@ -35,7 +35,7 @@ def restore(
     ValueError for steps or t0 that no path has, KeyError for an unknown bridge.
     """
     path = bridges.BRIDGES[bridge]
-    levels = torch.stack([path.path(t, t0)[3] for t in bridges.times(t0, steps=steps)])  # [T]
+    levels = path.sampling(bridges.times(t0, steps=steps), t0).s  # [T]
     terms, done = None, []
     for first in range(0, len(pictures), batch_size):
         shown = pictures[first : first + batch_size]  # [B', 3, ..., H, W]

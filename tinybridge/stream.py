@@ -120,10 +120,13 @@ def walk(
             yield Frame(bridges.start(bridge, y, noise, ts[0]), y, noise)
 
     def told(x: Tensor, t: Tensor) -> Tensor:
-        return velocity(x, bridge.path(t, t0)[3].to(x).expand(len(x)))
+        return velocity(x, bridge.sampling(t, t0).s.to(x).expand(len(x)))
 
     def step(f: Frame, t: Tensor, t_next: Tensor | None) -> Frame:
-        return Frame(bridges.step(bridge, f.x, f.v, f.y, f.noise, t, t_next, t0), f.y, f.noise)
+        x = f.x - bridge.sampling(t, t0).s * f.v
+        if t_next is not None:
+            x = bridges.step(bridge, f.x, x, f.y, f.noise, t, t_next, t0)
+        return Frame(x, f.y, f.noise)
 
     frames = begin()
     for t, t_next in zip(ts, [*ts[1:], None], strict=True):
@@ -170,7 +173,7 @@ def restore_stream(
             yield chunk[None]  # [1, 3, n, H, W]
 
     exact = torch.promote_types(backbone.dtype, torch.float32)
-    levels = torch.stack([path.path(t, t0)[3] for t in ts]).to(exact)  # [steps]
+    levels = path.sampling(ts, t0).s.to(exact)  # [steps]
     velocity = partial(backbone.velocity, prompt=backbone.prepare(prompts, levels))
     y = backbone.encode_stream(counted())  # [1, C, 1, h, w] each
     x0 = walk(y, velocity, path, windows, steps, t0, seed, progress)

@@ -83,6 +83,30 @@ def test_velocities_of_several_prompts_are_averaged_for_each_sample():
     torch.testing.assert_close(out[:, 0, 0, 0], torch.tensor([16.1, 16.2]))
 
 
+def test_several_prompts_are_prepared_first():
+    x, s, one = torch.zeros(1, 4, 2, 2), torch.zeros(1), Prompt.init(5, 7, 5, seed=0)
+    for several in ([one, one], (one,), []):
+        with pytest.raises(ValueError, match=rf"of {len(several)} prompts: pass .*prepare"):
+            fake().velocity(x, s, several)
+
+
+def test_prompts_are_prepared_on_the_models_device_and_stay_where_they_are():
+    class Recording(FakeModel):
+        def prepare(self, prompts, *rest):
+            self.given = prompts
+
+    backbone = dataclasses.replace(fake(), model=Recording())
+    here = Prompt.init(5, 7, 5, seed=0)
+    backbone.prepare([here])
+    assert backbone.model.given == [here]
+    elsewhere = Prompt.init(5, 7, 5, seed=0).to("meta")
+    with pytest.raises(NotImplementedError):  # a meta tensor has no values to move
+        backbone.prepare([elsewhere])
+    dataclasses.replace(backbone, context=torch.zeros(1, 5, 3, device="meta")).prepare([here])
+    (copy,) = backbone.model.given
+    assert copy.residual.device.type == "meta" and here.residual.device.type == "cpu"
+
+
 def test_pictures_of_any_size_come_back_in_their_size():
     for H, W in ((1, 1), (4, 8), (5, 6)):
         pictures = torch.rand(2, 3, 1, 1).expand(2, 3, H, W)

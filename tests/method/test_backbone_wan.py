@@ -105,8 +105,8 @@ def test_streams_are_lazy_and_need_no_gradients(folder):
 def test_wan_is_told_its_own_grid_unless_switched_off(folder):
     backbone = weights.load_backbone("wan", folder)
     s = torch.tensor([0.0, 1e-4, 0.12344, 0.4])
-    torch.testing.assert_close(backbone.told(s), torch.tensor([0.0, 0.0, 0.123, 0.399]))
-    assert torch.equal(replace(backbone, grid=False).told(s), s)
+    torch.testing.assert_close(backbone.model_time(s), torch.tensor([0.0, 0.0, 0.123, 0.399]))
+    assert torch.equal(replace(backbone, grid=False).model_time(s), s)
     x, s = states(backbone)
     with torch.no_grad():
         want = backbone.model(x, grid_wan(s), backbone.context)
@@ -238,7 +238,7 @@ def test_the_authors_prompts_run_in_a_full_size_wan():
             weight.fill_(1)
     vae, context = autoencoder(small(16, dim=4)), torch.zeros(1, 226, 4096)
     context[0, 0] = torch.randn(4096, generator=torch.Generator().manual_seed(0))
-    full = Backbone("wan", whole, vae, context.bfloat16())
+    full = Backbone("wan", whole, vae, context.bfloat16(), video=True)
     prompts = [Prompt.load(SHARED / f"prompts/wan_{kind}.pt") for kind in ("haze", "snow")]
     for prompt in prompts:
         prompt.check("wan", full.length, full.width, full.blocks)

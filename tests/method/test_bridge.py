@@ -122,6 +122,31 @@ def test_naive_samples_with_the_euler_method_of_the_flow():
     close(bridge.sample(BRIDGES["naive"], fake_velocity, y, 12, noise=eps), x, 1e-12)
 
 
+def test_a_callback_is_shown_every_state_and_its_estimate():
+    _, y, eps = latents(2, 4, 6, 5)
+    shown = []
+    for name in BRIDGES:
+        shown.clear()
+        out = bridge.sample(
+            BRIDGES[name], fake_velocity, y, 5, noise=eps, callback=lambda *k: shown.append(k)
+        )
+        ts = bridge.times(T0, T_MIN, 5)
+        assert [k for k, *_ in shown] == list(range(5))
+        assert torch.equal(torch.stack([t for _, t, *_ in shown]), ts)
+        assert torch.equal(shown[0][2], bridge.start(BRIDGES[name], y, eps, ts[0]))
+        for _, t, x, x0_hat in shown:
+            s = BRIDGES[name].sampling(t, T0).s
+            assert torch.equal(x0_hat, x - s * fake_velocity(x, s.expand(2)))
+        assert torch.equal(shown[-1][3], out)
+
+
+def test_coefficients_have_names_and_stay_a_tuple():
+    for name in BRIDGES:
+        for at in (BRIDGES[name].coefficients(INSIDE, T0), BRIDGES[name].sampling(INSIDE, T0)):
+            a, b, c, s = at
+            assert a is at.a and b is at.b and c is at.c and s is at.s
+
+
 @pytest.mark.parametrize("name, first", [("naive", T0), ("ddbm", 0.0), ("desired", T0)])
 def test_the_model_is_called_steps_times_from_the_first_level_downwards(name, first):
     _, y, eps = latents(2, 4, 6, 5)

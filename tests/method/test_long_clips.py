@@ -40,13 +40,15 @@ def literal(y, velocity, path, windows, steps=STEPS, t0=0.4):
         total, weights = torch.zeros_like(x), torch.zeros(n, 1, 1)
         for first in range(0, max(1, n - overlap), W - overlap):
             part = slice(first, first + W)
-            s = path.path(t, t0)[3].to(x).expand(len(x))
+            s = path.sampling(t, t0).s.to(x).expand(len(x))
             v = velocity(x[:, :, part], s)
             w = torch.tensor([min(p + 1, W - p, overlap + 1) for p in range(v.shape[2])])
             total[:, :, part] += w[:, None, None] * v
             weights[part] += w[:, None, None]
-        x = bridges.step(path, x, total / weights, y, noise, t, t_next, t0)
-    return x
+        x0_hat = x - path.sampling(t, t0).s * total / weights
+        if t_next is not None:
+            x = bridges.step(path, x, x0_hat, y, noise, t, t_next, t0)
+    return x0_hat
 
 
 def walked(y, velocity, path, windows, **options):
@@ -235,7 +237,7 @@ def test_prompts_are_prepared_once_for_the_levels_of_the_path():
     ts = bridges.times(0.3, steps=STEPS)
     path = bridges.BRIDGES["ddbm"]
     assert none == [] and prompts == ["p"] and levels.dtype == torch.float32
-    assert levels.tolist() == pytest.approx([path.path(t, 0.3)[3].item() for t in ts])
+    assert levels.tolist() == pytest.approx([path.sampling(t, 0.3).s.item() for t in ts])
     assert not torch.equal(plain, shown)
 
 

@@ -24,11 +24,11 @@ def backbone() -> Backbone:
     context = random(1, 7, 20)
     context[:, 3:] = 0
     model = tiny(in_channels=vae.config.z_channels)
-    return Backbone("wan", model, vae, context, window=9)
+    return Backbone("wan", model, vae, context, video=True, window=9)
 
 
 def prepared(backbone: Backbone):
-    levels = torch.stack([DESIRED.path(t, 0.4)[3] for t in bridges.times(steps=STEPS)]).float()
+    levels = DESIRED.sampling(bridges.times(steps=STEPS), 0.4).s.float()
     return partial(backbone.velocity, prompt=backbone.prepare([], levels))
 
 

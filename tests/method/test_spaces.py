@@ -48,7 +48,7 @@ def states(backbone, B=3):
 
 
 def some_tokens(backbone, seed=0) -> Tokens:
-    return Tokens.init(backbone.words(), seed, noise=0.5)
+    return Tokens.init(backbone.null_embeddings(), seed, noise=0.5)
 
 
 def drawn(backbone):
@@ -63,8 +63,11 @@ def test_the_null_prompts_embeddings_are_the_null_prompt_in_flux(folders):
     x, s = states(flux)
     with torch.no_grad():
         want = flux.velocity(x, s)
-        assert error(flux.velocity(x, s, Tokens(flux.words())), want) < 1e-6
-        assert error(flux.velocity(x, s, flux.prepare([Tokens(flux.words())], s)), want) < 1e-6
+        assert error(flux.velocity(x, s, Tokens(flux.null_embeddings())), want) < 1e-6
+        assert (
+            error(flux.velocity(x, s, flux.prepare([Tokens(flux.null_embeddings())], s)), want)
+            < 1e-6
+        )
         assert error(flux.velocity(x, s, some_tokens(flux)), want) > 1e-3
 
 
@@ -75,7 +78,7 @@ def test_in_wan_all_rows_are_true_tokens_without_a_mask(folders):
     with torch.no_grad():
         rows = weights.load_umt5(folders["wan"])(ids)
         want = replace(wan, context=rows).velocity(x, s)
-        assert error(wan.velocity(x, s, Tokens(wan.words())), want) < 1e-6
+        assert error(wan.velocity(x, s, Tokens(wan.null_embeddings())), want) < 1e-6
         assert error(wan.velocity(x, s), want) > 1e-3  # "" has one true token, then zeros
 
 
@@ -83,8 +86,12 @@ def test_words_are_those_of_the_text_that_is_told(folders):
     for name in SHAPES:
         told = weights.load_backbone(name, folders[name], text="red hills", keep_encoder=True)
         null = weights.load_backbone(name, folders[name], keep_encoder=True)
-        assert told.words().shape == null.words().shape == (null.length, null.text_width)
-        assert not torch.equal(told.words()[0], null.words()[0])
+        assert (
+            told.null_embeddings().shape
+            == null.null_embeddings().shape
+            == (null.length, null.text_width)
+        )
+        assert not torch.equal(told.null_embeddings()[0], null.null_embeddings()[0])
 
 
 def test_prepared_tokens_and_their_average(backbone):
@@ -125,7 +132,7 @@ def test_what_cannot_be_is_one_line(backbone, folders):
     embedded = Prompt.init(backbone.length, backbone.width, backbone.blocks, 0)
     with pytest.raises(ValueError, match="of embedding and token space cannot be mixed"):
         backbone.prepare([embedded, some_tokens(backbone)])
-    for words in (backbone.words()[1:], backbone.words()[:, 1:]):
+    for words in (backbone.null_embeddings()[1:], backbone.null_embeddings()[:, 1:]):
         with pytest.raises(ValueError, match="tokens, this backbone's"):
             backbone.prepare([Tokens(words)])
 
@@ -138,7 +145,9 @@ def test_learning_moves_the_tokens_and_nothing_else(backbone):
     before = [{k: v.clone() for k, v in model.state_dict().items()} for model in models]
     pairs, prompt = drawn(backbone), loop.start(backbone, SHORT)
     start = prompt.tokens.detach().clone()
-    assert 0 < (start - backbone.words()).norm() / backbone.words().norm() < 0.03
+    assert (
+        0 < (start - backbone.null_embeddings()).norm() / backbone.null_embeddings().norm() < 0.03
+    )
     rows = loop.learn(backbone, prompt, pairs, SHORT, quiet=True)
     assert (prompt.tokens - start).abs().amax(1).all() and prompt.meta["space"] == "token"
     for model, state in zip(models, before, strict=True):

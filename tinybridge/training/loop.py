@@ -122,7 +122,7 @@ def encoded(
 def start(backbone: Backbone, settings: Settings) -> Prompt | Tokens:
     """The prompt before its first step, on the backbone's device."""
     if settings.space == "token":
-        return Tokens.init(backbone.words(), settings.seed).to(backbone.device)
+        return Tokens.init(backbone.null_embeddings(), settings.seed).to(backbone.device)
     sizes = backbone.length, backbone.width, backbone.blocks
     return Prompt.init(*sizes, settings.seed).to(backbone.device)
 
