@@ -1,77 +1,130 @@
 """The recipes, cut to a few steps, give folders that load like official ones."""
 
-import subprocess
+import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import weights
 from tinybridge.data import moving_scenes, scenes
-from tinybridge.tiny import make, muon, pretrain, pretrain_wan
-
-ROOT = Path(__file__).parents[2]
+from tinybridge.tiny import make, muon, pretrain, recipes
 
 
-def test_recipe_end_to_end_and_resumed(tmp_path):
-    flags = ["--pictures", "192", "--vae-steps", "2", "--batch-size", "4"]
-    flags += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "flux")]
-    for steps in (1, 2):  # the second run goes on after the first step
-        subprocess.run(
-            [sys.executable, "-m", "tinybridge.tiny.make", *flags, "--steps", str(steps)],
-            cwd=ROOT, check=True, timeout=300, capture_output=True,
-        )  # fmt: skip
-        assert torch.load(tmp_path / "work/flux.pt", weights_only=True)["step"] == steps
-    backbone = weights.load_backbone("flux", tmp_path / "flux")
-    assert backbone.model.config == pretrain.FLUX
-    assert backbone.context.shape == (1, pretrain.T5_LENGTH, pretrain.T5.d_model)
-    average = torch.load(tmp_path / "work/flux.pt", weights_only=True)["average"]
+@pytest.fixture
+def few(monkeypatch):
+    """The recipes on little data: a checkpoint every two steps, four held-out pictures or clips."""
+    monkeypatch.setattr(pretrain, "EVERY", 2)
+    monkeypatch.setattr(recipes, "PICTURES_HELD_OUT", 4)
+    monkeypatch.setattr(recipes, "HELD_OUT", 4)
+
+
+class Stopped(Exception):
+    """What Ctrl-C is to the recipe."""
+
+
+def stop_at(monkeypatch, count: int):
+    """From now on the optimiser's step number `count` (from 1 on, over all models) never comes."""
+    learned, step = [], pretrain.Optimizer.step
+
+    def counted(self, loss, lr):
+        learned.append(lr)
+        if len(learned) == count:
+            raise Stopped
+        step(self, loss, lr)
+
+    monkeypatch.setattr(pretrain.Optimizer, "step", counted)
+
+
+def made(folder: Path, *flags: str) -> Path:
+    """Runs the recipe with its work in `folder`; the folder of the models that it writes."""
+    places = ["--work", str(folder / "work"), "--out", str(folder / "out")]
+    make.main([*flags, *places, "--vae-steps", "4", "--steps", "4", "--batch-size", "2"])
+    return folder / "out"
+
+
+@pytest.mark.parametrize(("name", "pictures"), [("flux", "24"), ("wan", "60")], ids=["flux", "wan"])
+def test_recipe_end_to_end_and_stopped_twice(name, pictures, few, tmp_path, monkeypatch):
+    """Stopped in both trainings between two checkpoints, it ends with the same bits."""
+    flags = ("--backbone", name, "--pictures", pictures)
+    out = made(tmp_path / "whole", *flags)
+    CHECKS[name](out, tmp_path / "whole/work")
+    (tmp_path / "parts/work").mkdir(parents=True)
+    for corpus in (tmp_path / "whole/work").glob("*.npz"):
+        shutil.copy(corpus, tmp_path / "parts/work")
+    for count, file in ((4, "autoencoder.pt"), (2 + 4, f"{name}.pt")):
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            stop_at(patch, count)  # the autoencoder's fourth; then its two and the model's fourth
+            made(tmp_path / "parts", *flags)
+        assert torch.load(tmp_path / "parts/work" / file, weights_only=True)["step"] == 2
+    again = made(tmp_path / "parts", *flags)
+    files = sorted(f.relative_to(out) for f in out.rglob("*") if f.is_file())
+    assert len(files) > 4
+    for file in files:
+        if file.suffix == ".safetensors":  # whose header has no order
+            one, other = load_file(out / file), load_file(again / file)
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[key], other[key]) for key in one), file
+        else:
+            assert (out / file).read_bytes() == (again / file).read_bytes(), file
+
+
+def check_flux(out: Path, work: Path):
+    backbone = weights.load_backbone("flux", out)
+    assert backbone.model.config == recipes.FLUX
+    assert backbone.context.shape == (1, recipes.T5_LENGTH, recipes.T5.d_model)
+    latents = torch.load(work / "latents.pt", weights_only=True).float()
+    measured = latents[-recipes.PICTURES_HELD_OUT :]
+    assert measured.mean().abs() < 0.01 and (measured.std() - 1.2).abs() < 0.01
+    average = torch.load(work / "flux.pt", weights_only=True)["average"]
     weight = average["flux.img_in.weight"]
     assert torch.allclose(backbone.model.img_in.weight, weight, atol=1e-3 * weight.abs().max())
 
 
-def test_recipe_of_the_tiny_wan_end_to_end_and_resumed(tmp_path):
-    flags = ["--backbone", "wan", "--pictures", "360", "--batch-size", "2"]
-    flags += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "wan")]
-    for steps in (1, 2):  # the autoencoder too goes on after its first step, in the second run
-        subprocess.run(
-            [sys.executable, "-m", "tinybridge.tiny.make", *flags, "--steps", str(steps),
-             "--vae-steps", "2"],
-            cwd=ROOT, check=True, timeout=300, capture_output=True,
-        )  # fmt: skip
-        assert torch.load(tmp_path / "work/wan.pt", weights_only=True)["step"] == steps
-    backbone = weights.load_backbone("wan", tmp_path / "wan")
-    assert backbone.model.config == pretrain_wan.WAN
-    assert backbone.context.shape == (1, pretrain_wan.LENGTH, pretrain_wan.UMT5.d_model)
+def check_wan(out: Path, work: Path):
+    backbone = weights.load_backbone("wan", out)
+    assert backbone.model.config == recipes.WAN
+    assert backbone.context.shape == (1, recipes.LENGTH, recipes.UMT5.d_model)
     assert not backbone.context[:, 1:].any() and backbone.context[:, 0].any()
-    latents = torch.load(tmp_path / "work/latents-clips.pt", weights_only=True).float()
+    latents = torch.load(work / "latents-clips.pt", weights_only=True).float()
     assert latents.shape[1:] == (16, 4, 16, 16)
-    measured = latents[-64:, :, :3]  # the held-out clips' first nine frames
+    measured = latents[-recipes.HELD_OUT :, :, :3]  # the held-out clips' first nine frames
     assert measured.mean((0, 2, 3, 4)).abs().max() < 0.01
     assert (measured.std((0, 2, 3, 4)) - 1.2).abs().max() < 0.01
-    average = torch.load(tmp_path / "work/wan.pt", weights_only=True)["average"]
+    average = torch.load(work / "wan.pt", weights_only=True)["average"]
     weight = average["wan.patch_embedding.weight"]
     loaded = backbone.model.patch_embedding.weight
     assert torch.allclose(loaded, weight, atol=1e-3 * weight.abs().max())
 
 
+CHECKS = {"flux": check_flux, "wan": check_wan}
+
+
+def test_the_module_runs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["make", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(make.__file__, run_name="__main__")
+    assert "--backbone {flux,wan}" in capsys.readouterr().out
+
+
 def test_bundled_wan_is_what_the_recipe_describes():
     backbone = weights.load_backbone("wan")
-    assert backbone.model.config == pretrain_wan.WAN
-    assert backbone.vae.config.dim_mult == pretrain_wan.RAW.dim_mult
+    assert backbone.model.config == recipes.WAN
+    assert backbone.vae.config.dim_mult == recipes.WAN_VAE.dim_mult
     size = sum(f.stat().st_size for f in (weights.TINY / "wan").rglob("*") if f.is_file())
     assert size < 12e6
-    pictures = torch.from_numpy(moving_scenes.clip(1_000_000)[0]).transpose(0, 1)[
-        None
-    ]  # [1, 3, 9, 64, 64]
+    frames = torch.from_numpy(moving_scenes.clip(1_000_000)[0])  # [9, 3, 64, 64]
+    pictures = frames.transpose(0, 1)[None]  # [1, 3, 9, 64, 64]
     error = (backbone.decode(backbone.encode(pictures)) - pictures).square().mean()
     assert -10 * error.log10() > 30  # one clip; the mean over 64 stands in README
 
 
 def test_bundled_model_is_what_the_recipe_describes():
     backbone = weights.load_backbone("flux")
-    assert backbone.model.config == pretrain.FLUX
+    assert backbone.model.config == recipes.FLUX
     assert (backbone.vae.config.ch, backbone.vae.config.ch_mult) == (16, (1, 2, 2))
     size = sum(f.stat().st_size for f in (weights.TINY / "flux").rglob("*") if f.is_file())
     assert size < 12e6

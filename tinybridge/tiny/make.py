@@ -11,7 +11,7 @@ of this file. Four stages, each leaving its result in --work:
 1. pictures of `scenes`, clips of `clips`, captions;  2. tokenizers: a sentencepiece unigram model
 for T5 and UMT5, byte pairs for CLIP;  3. the autoencoder (squared error + a small Kullback-Leibler
 term);  4. the transformer and its text encoders together (velocity loss, timesteps logit-normal,
-10 % empty captions, moving average). Stages 3 and 4: pretrain.py, pretrain_wan.py.
+10 % empty captions, moving average). Stages 3 and 4: recipes.py, trained by pretrain.py.
 
 Scene seeds begin at 10,000,000: `train.py` and its evaluation use smaller ones.
 Letters as elsewhere: T frames, C channels, H W size, L text tokens.
@@ -38,7 +38,7 @@ from tqdm import tqdm
 from tinybridge.data import moving_scenes, scenes
 from tinybridge.text.encoders import T5Config
 from tinybridge.text.tokenizers import ClipTokens, T5Tokens
-from tinybridge.tiny import pretrain, pretrain_wan
+from tinybridge.tiny import pretrain, recipes
 
 FIRST_SEED = 10_000_000
 
@@ -55,7 +55,7 @@ def web_picture(seed: int) -> tuple[np.ndarray, str]:
 
 def web_clip(seed: int) -> tuple[np.ndarray, str]:
     """One captioned clip [T, 3, H, W] uint8, likewise."""
-    pictures, depths, caption = moving_scenes.clip(seed, frames=pretrain_wan.FRAMES)
+    pictures, depths, caption = moving_scenes.clip(seed, frames=recipes.FRAMES)
     kind, severity, caption = as_found(seed, caption)
     pictures = moving_scenes.degrade(pictures, depths, kind, severity, seed) if kind else pictures
     return (pictures * 255).round().astype(np.uint8), caption
@@ -131,7 +131,7 @@ def clip_tokenizer(out: Path, captions: list[str]) -> ClipTokens:
     ids = {token: k for k, token in enumerate(vocabulary)}
     (out / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False) + "\n")
     (out / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    return ClipTokens(out, pretrain.CLIP_LENGTH)
+    return ClipTokens(out, recipes.CLIP_LENGTH)
 
 
 # ---- writing -----------------------------------------------------------------------------------
@@ -167,15 +167,15 @@ def make_flux(args: argparse.Namespace) -> None:
     file = args.work / f"corpus-{args.pictures}.npz"
     pictures, captions = corpus(file, web_picture, FIRST_SEED, args.pictures)
     t5_tokens = t5_tokenizer(
-        args.out / "tokenizer_2", captions, pretrain.T5.vocab_size, pretrain.T5_LENGTH,
+        args.out / "tokenizer_2", captions, recipes.T5.vocab_size, recipes.T5_LENGTH,
         bos_id=-1, unk_id=2,
     )  # fmt: skip
     clip_tokens = clip_tokenizer(args.out / "tokenizer", captions)
-    vae = pretrain.train_autoencoder(
+    vae = recipes.flux_autoencoder(
         args.work / "autoencoder.pt", pictures, args.vae_steps, args.seed
     )
     ids = t5_tokens([*captions, ""]), clip_tokens([*captions, ""])  # the last row: no text
-    models = pretrain.train_flux(
+    models = recipes.train_flux(
         args.work / "flux.pt", vae, pictures, ids, args.steps, args.batch_size, args.seed,
         len(json.loads((args.out / "tokenizer/vocab.json").read_text())),
     )  # fmt: skip
@@ -187,7 +187,7 @@ def make_flux(args: argparse.Namespace) -> None:
         "max_position_embeddings": clip.max_position_embeddings,
     }  # fmt: skip
     parts = {
-        "flux1-tiny.safetensors": (models["flux"], asdict(pretrain.FLUX)),
+        "flux1-tiny.safetensors": (models["flux"], asdict(recipes.FLUX)),
         "ae.safetensors": (vae, asdict(vae.config)),
         "text_encoder/model.safetensors": (models["clip"], clip_json),
         "text_encoder_2/model.safetensors": (models["t5"], t5_json(models["t5"].config, "t5")),
@@ -202,22 +202,22 @@ def make_wan(args: argparse.Namespace) -> None:
     file = args.work / f"pictures-{args.pictures}.npz"
     still = corpus(file, web_picture, 2 * FIRST_SEED, args.pictures)
     tokens = t5_tokenizer(
-        args.out / "tokenizer", still[1], pretrain_wan.UMT5.vocab_size, pretrain_wan.LENGTH,
+        args.out / "tokenizer", still[1], recipes.UMT5.vocab_size, recipes.LENGTH,
         bos_id=2, unk_id=3,
     )  # fmt: skip
-    vae = pretrain_wan.train_autoencoder(
+    vae = recipes.wan_autoencoder(
         args.work / "autoencoder.pt", moving[0], args.vae_steps, args.seed
     )
     sets = []
     for name, shown, captions in (("clips", *moving), ("pictures", still[0][:, None], still[1])):
         few = slice(-(5 * len(shown) // 8), None)  # encoding them takes as long as learning
-        latents = pretrain_wan.encode(args.work / f"latents-{name}.pt", vae, shown[few])
+        latents = pretrain.encode(args.work / f"latents-{name}.pt", vae, shown[few])
         sets.append((latents, tokens(captions[few])))
-    models = pretrain_wan.train_wan(
+    models = recipes.train_wan(
         args.work / "wan.pt", vae, moving[0], sets, args.steps, args.batch_size, args.seed
     )
     parts = {
-        "wan2.1_t2v_tiny.safetensors": (models["wan"], asdict(pretrain_wan.WAN)),
+        "wan2.1_t2v_tiny.safetensors": (models["wan"], asdict(recipes.WAN)),
         "wan_2.1_vae.safetensors": (vae, asdict(vae.config)),
         "text_encoder/model.safetensors": (models["umt5"], t5_json(models["umt5"].config, "umt5")),
     }
@@ -230,7 +230,7 @@ RECIPES = {  # pictures, steps of the autoencoder, steps and batch of the transf
 }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Pre-train a bundled tiny model from nothing.")
     parser.add_argument("--backbone", choices=tuple(RECIPES), default="flux")
     parser.add_argument("--out", type=Path, help="default: the bundled model's folder")
@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     recipe, *usual = RECIPES[args.backbone]
     names = ("pictures", "vae_steps", "steps", "batch_size")
     for name, value in zip(names, usual, strict=True):

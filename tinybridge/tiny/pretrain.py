@@ -1,12 +1,15 @@
-"""Stages 3 and 4 of make.py: the autoencoder, then MMDiT and both text encoders together.
+"""How a tiny model learns: one trainer for autoencoders, one for flow models, which know neither.
 
-Every batch is a function of (seed, step), so that a stopped run goes on where its last checkpoint
-was. Letters: B batch, C channels, H W latent size, N pictures, L text tokens.
+Stages 3 and 4 of make.py; what is FLUX's or WAN's own stands in recipes.py. Every batch is a
+function of (seed, step), so that a stopped run goes on from its last checkpoint and ends with the
+same bits as one that was not stopped.
+
+Letters: B batch, C channels, T frames, H W sides of a picture, h w of a latent; Z latent channels.
 """
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,74 +17,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tinybridge import bridge
-from tinybridge.flux import Flux, FluxConfig, init_weights
-from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
 from tinybridge.metrics import psnr
-from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder
 from tinybridge.tiny.muon import Muon
 
-T5_LENGTH, CLIP_LENGTH = 20, 24  # ids per caption
-VAE = AutoEncoderConfig(ch=16, ch_mult=(1, 2, 2), num_res_blocks=1, groups=4)
-FLUX = FluxConfig(
-    hidden_size=128, num_heads=4, depth=2, depth_single=4, mlp_ratio=3.0,
-    context_dim=96, pooled_dim=64, axes_dim=(4, 14, 14), guidance=False,
-)  # fmt: skip
-T5 = T5Config(vocab_size=160, d_model=96, d_kv=24, num_heads=4, d_ff=256, num_layers=2)
-
-
-def clip_config(vocab_size: int) -> ClipConfig:
-    return ClipConfig(vocab_size, 64, 128, 1, 2, CLIP_LENGTH, eos_token_id=vocab_size - 1)
-
-
-# ---- 3. the autoencoder ------------------------------------------------------------------------
+EVERY = 250  # steps from one checkpoint to the next; every second one is judged
 
 
 def to_pixels(pictures: Tensor) -> Tensor:
-    """uint8 to float32 in -1..1, the range of the autoencoder."""
-    return pictures.float() / 127.5 - 1
-
-
-def train_autoencoder(file: Path, pictures: Tensor, steps: int, seed: int) -> AutoEncoder:
-    """Squared error and 2e-4 times the divergence per latent; the scale is measured at the end.
-
-    Crops of half the side for three quarters of the steps: four times as many for the same time.
-    """
-    torch.manual_seed(seed)
-    vae = AutoEncoder(VAE)
-    if file.exists():
-        kept = torch.load(file, weights_only=True)
-        vae = AutoEncoder(AutoEncoderConfig(**kept["config"]))
-        vae.load_state_dict(kept["model"])
-        return vae
-    for name, weight in vae.named_parameters():
-        if name.endswith("conv2.weight"):
-            nn.init.zeros_(weight)  # every residual block starts as the identity
-    ends = ("encoder.conv_in.weight", "decoder.conv_in.weight", "decoder.conv_out.weight")
-    optimize, _, _ = two_optimizers(
-        vae, lambda name, p: p.ndim == 4 and name not in ends, momentum=0.9
-    )
-    generator = torch.Generator().manual_seed(seed)
-    held_out, bar = to_pixels(pictures[-128:]), tqdm(range(steps), desc="autoencoder")
-    for step in bar:
-        side, batch = (32, 8) if step < 0.75 * steps else (64, 4)
-        pick = torch.randint(len(pictures) - 128, (batch,), generator=generator)
-        top, left = torch.randint(65 - side, (2,), generator=generator).tolist()
-        x = to_pixels(pictures[pick, :, top : top + side, left : left + side])
-        mean, logvar = vae.moments(x)
-        z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
-        error = (vae.decoder(z) - x).square().mean()
-        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        optimize(error + 2e-4 * divergence, 3e-3 * schedule(step, steps))
-        if step % 500 == 499 or step == steps - 1:
-            with torch.no_grad():
-                mean = torch.cat([vae.moments(p)[0] for p in held_out.split(32)])
-                back = torch.cat([vae.decoder(m) for m in mean.split(32)])
-            quality = psnr((back.clamp(-1, 1) + 1) / 2, (held_out + 1) / 2).mean()
-            bar.write(f"autoencoder step {step + 1}: held-out PSNR {quality:.2f} dB")
-    scale = {"shift_factor": mean.mean().item(), "scale_factor": 1.2 / mean.std().item()}
-    torch.save({"model": vae.state_dict(), "config": asdict(VAE) | scale}, file)
-    vae.config = AutoEncoderConfig(**asdict(VAE) | scale)
-    return vae
+    """uint8 to float32 in -1..1; pictures stay [N, 3, H, W], clips get [N, 3, T, H, W]."""
+    pictures = pictures.float() / 127.5 - 1
+    return pictures if pictures.ndim == 4 else pictures.transpose(1, 2)
 
 
 def schedule(step: int, steps: int) -> float:
@@ -89,112 +34,173 @@ def schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 200, (steps - step) / (0.4 * steps))
 
 
-def two_optimizers(model: nn.Module, is_inner: Callable, momentum: float):
-    """Muon for the matrices that `is_inner(name, weight)` picks, AdamW for everything else."""
-    named = list(model.named_parameters())
-    muon = Muon([p for name, p in named if is_inner(name, p)], momentum)
-    rest = [p for name, p in named if not is_inner(name, p)]
-    adam = torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=0.0)
+def numbers(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step: to go on, nothing of them need be saved."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
-    def optimize(loss: Tensor, lr: float) -> None:
-        model.zero_grad()
+
+class Optimizer:
+    """Muon for the weights that `is_inner(name, weight)` picks, AdamW for everything else."""
+
+    def __init__(
+        self, model: nn.Module, is_inner: Callable[[str, nn.Parameter], bool], momentum: float
+    ):
+        inner, others = [], []
+        for name, weight in model.named_parameters():
+            (inner if is_inner(name, weight) else others).append(weight)
+        self.model = model
+        self.muon = Muon(inner, momentum)
+        self.adam = torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0)
+
+    def step(self, loss: Tensor, lr: float) -> None:
+        self.model.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in adam.param_groups:
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.adam.param_groups:
             group["lr"] = lr
-        adam.step()
-        muon.step(lr)
+        self.adam.step()
+        self.muon.step(lr)
 
-    return optimize, muon, adam
+    def state(self) -> dict:
+        return {"adam": self.adam.state_dict(), "muon": self.muon.momenta}
 
-
-@torch.no_grad()
-def encode(file: Path, vae: AutoEncoder, pictures: Tensor) -> Tensor:
-    """Normalised latents [N, 16, 16, 16] in fp16, kept in `file`: they are read many times."""
-    if not file.exists():
-        parts = tqdm(pictures.split(64), desc="encode")
-        latents = torch.cat([vae.encode(to_pixels(p)).half() for p in parts])
-        torch.save(latents, file.with_suffix(".tmp"))
-        os.replace(file.with_suffix(".tmp"), file)
-    return torch.load(file, weights_only=True)
+    def go_on(self, state: dict) -> None:
+        self.adam.load_state_dict(state["adam"])
+        self.muon.momenta = state["muon"]
 
 
-# ---- 4. MMDiT, T5 and CLIP ---------------------------------------------------------------------
+def save(state: dict | Tensor, file: Path) -> None:
+    """Whole or not at all: a run that is stopped here keeps its checkpoint before."""
+    torch.save(state, file.with_suffix(".tmp"))
+    os.replace(file.with_suffix(".tmp"), file)
 
 
-def new_models(vocab: int, seed: int) -> nn.ModuleDict:
-    """MMDiT, T5 and CLIP with fresh weights."""
-    torch.manual_seed(seed)
-    models = {"flux": Flux(FLUX), "t5": T5Encoder(T5), "clip": ClipText(clip_config(vocab))}
-    init_weights(models["flux"], seed)
-    for name in ("t5", "clip"):
-        for weight in models[name].parameters():
-            if weight.ndim == 2:
-                nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
-    return nn.ModuleDict(models)
+def moment(step: int, steps: int, every: int) -> bool:
+    """Every so many steps, and after the last one."""
+    return (step + 1) % every == 0 or step + 1 == steps
 
 
-def train_flux(
-    file: Path, vae: AutoEncoder, pictures: Tensor, ids: tuple[Tensor, Tensor], steps: int,
-    batch: int, seed: int, vocab: int,
-) -> nn.ModuleDict:  # fmt: skip
-    """Rectified flow on captioned latents; returns the moving average of all three models."""
-    models, average = new_models(vocab, seed), new_models(vocab, seed).requires_grad_(False)
-    optimize, muon, adam = two_optimizers(
-        models, lambda name, p: "_blocks." in name and p.ndim == 2, momentum=0.95
+# ---- 3. an autoencoder -------------------------------------------------------------------------
+
+
+def train_autoencoder(
+    file: Path, vae: nn.Module, ends: tuple[str, ...],
+    batch: Callable[[int, torch.Generator], Tensor], held_out: Tensor,
+    scale: Callable[[Tensor], dict], steps: int, seed: int,
+) -> nn.Module:  # fmt: skip
+    """Squared error and 2e-4 times the divergence per latent; checkpoints go to `file`.
+
+    vae: its config must not scale latents yet; `ends`: its first and last kernels, not Muon's.
+    batch(step, generator): pixels in -1..1. held_out: such pixels, to judge by.
+    scale(latents): fields of vae.config that normalise latents, measured on held_out at the end.
+    """
+    optimizer = Optimizer(
+        vae, lambda name, p: p.ndim > 3 and name.endswith("weight") and name not in ends, 0.9
     )
     first = 0
     if file.exists():
         kept = torch.load(file, weights_only=True)
+        vae.load_state_dict(kept["model"])
+        optimizer.go_on(kept)
+        first = kept["step"]
+        if first >= steps:
+            vae.config = replace(vae.config, **kept["scale"])
+    bar = tqdm(range(first, steps), initial=first, total=steps, desc="autoencoder")
+    for step in bar:
+        g = numbers(seed, step)
+        x = batch(step, g)  # [B, 3, H, W] or [B, 3, T, H, W]
+        mean, logvar = vae.moments(x)
+        z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=g)
+        error = (vae.decode(z) - x).square().mean()
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        optimizer.step(error + 2e-4 * divergence, 3e-3 * schedule(step, steps))
+        if moment(step, steps, EVERY):
+            quality, latents = judge(vae, held_out)
+            bar.write(f"autoencoder step {step + 1}: held-out PSNR {quality:.2f} dB")
+            found = scale(latents) if step + 1 == steps else {}
+            vae.config = replace(vae.config, **found)
+            state = {"model": vae.state_dict(), "scale": found, "step": step + 1}
+            save(state | optimizer.state(), file)
+    return vae.requires_grad_(False)
+
+
+@torch.no_grad()
+def judge(vae: nn.Module, pixels: Tensor) -> tuple[float, Tensor]:
+    """PSNR of pixels there and back, and their latents as the encoder gives them."""
+    qualities, latents = [], []
+    for x in pixels.split(8):
+        mean = vae.moments(x)[0]
+        back = vae.decode(mean).clamp(-1, 1)
+        latents.append(mean)
+        qualities.append(psnr((back + 1) / 2, (x + 1) / 2))
+    return torch.cat(qualities).mean().item(), torch.cat(latents)
+
+
+@torch.no_grad()
+def encode(file: Path, vae: nn.Module, pictures: Tensor) -> Tensor:
+    """Normalised latents [N, Z, h, w] or [N, Z, t, h, w] in fp16, kept in `file` for many reads."""
+    if not file.exists():
+        parts = tqdm(pictures.split(32), desc="encode")
+        save(torch.cat([vae.encode(to_pixels(part)).half() for part in parts]), file)
+    return torch.load(file, weights_only=True)
+
+
+# ---- 4. a flow model and its text encoders -----------------------------------------------------
+
+
+def train_flow(
+    file: Path, models: nn.ModuleDict, average: nn.ModuleDict, inner: str,
+    batch: Callable[[int, torch.Generator], tuple[Tensor, Tensor]],
+    velocity: Callable[[nn.ModuleDict, Tensor, Tensor, Tensor], Tensor],
+    judge: Callable[[nn.ModuleDict], float], steps: int, seed: int,
+) -> nn.ModuleDict:  # fmt: skip
+    """Rectified flow on captioned latents; returns `average`, the moving average of all models.
+
+    inner: what the names of Muon's matrices contain. batch(step, generator): latents x0 [B, ...]
+    and what tells their text; velocity(models, x_t, t [B], text): what the models say it is;
+    judge(average): a quality in dB to print. FloatingPointError: the loss is not a number.
+    """
+    optimizer = Optimizer(models, lambda name, p: inner in name and p.ndim == 2, 0.95)
+    first, smooth = 0, None
+    if file.exists():
+        kept = torch.load(file, weights_only=True)
         models.load_state_dict(kept["models"])
         average.load_state_dict(kept["average"])
-        adam.load_state_dict(kept["adam"])
-        muon.momenta, first = kept["muon"], kept["step"]
-    latents = encode(file.with_name("latents.pt"), vae, pictures)  # [N, C, H, W]
-    smooth, bar = None, tqdm(range(first, steps), initial=first, total=steps, desc="flux")
+        optimizer.go_on(kept)
+        first = kept["step"]
+    bar = tqdm(range(first, steps), initial=first, total=steps, desc=file.stem)
     for step in bar:
-        g = torch.Generator().manual_seed(seed * 1_000_003 + step)  # resuming needs no saved state
-        pick = torch.randint(len(latents) - 128, (batch,), generator=g)
-        x0 = latents[pick].float()  # [B, C, H, W]
+        g = numbers(seed, step)
+        x0, text = batch(step, g)
         eps = torch.randn(x0.shape, generator=g)
-        t = torch.sigmoid(1.1 * torch.randn(batch, generator=g) - 0.5)  # [B]
-        pick[torch.rand(batch, generator=g) < 0.1] = len(latents)  # the row of the empty caption
-        context, pooled = models["t5"](ids[0][pick]), models["clip"](ids[1][pick])[1]
-        r = t[:, None, None, None]
-        v = models["flux"]((1 - r) * x0 + r * eps, t, context, pooled)
+        t = torch.sigmoid(1.1 * torch.randn(len(x0), generator=g) - 0.5)  # [B]
+        r = t.view(-1, *[1] * (x0.ndim - 1))
+        v = velocity(models, (1 - r) * x0 + r * eps, t, text)
         loss = (v - (eps - x0)).square().mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss became {loss.item()} at step {step}")
-        optimize(loss, 2e-3 * schedule(step, steps))
+        optimizer.step(loss, 2e-3 * schedule(step, steps))
         keep = min(0.999, (step + 1) / (step + 10))
         with torch.no_grad():
             for a, p in zip(average.parameters(), models.parameters(), strict=True):
                 a.lerp_(p, 1 - keep)
         smooth = loss.item() if smooth is None else 0.99 * smooth + 0.01 * loss.item()
         bar.set_postfix(loss=f"{smooth:.4f}")
-        if step % 250 == 249 or step == steps - 1:
+        if moment(step, steps, EVERY):
             state = {"models": models.state_dict(), "average": average.state_dict()}
-            state |= {"adam": adam.state_dict(), "muon": muon.momenta, "step": step + 1}
-            torch.save(state, file.with_suffix(".tmp"))
-            os.replace(file.with_suffix(".tmp"), file)
-        if step % 500 == 499 or step == steps - 1:
-            quality = round_trip(average, vae, pictures[-64:], ids, len(latents))
-            bar.write(f"flux step {step + 1}: loss {smooth:.4f}, round trip {quality:.2f} dB")
+            save(state | optimizer.state() | {"step": step + 1}, file)
+        if moment(step, steps, 2 * EVERY):
+            quality = judge(average)
+            bar.write(f"{file.stem} step {step + 1}: loss {smooth:.4f}, {quality:.2f} dB")
     return average
 
 
 @torch.no_grad()
 def round_trip(
-    models: nn.ModuleDict, vae: AutoEncoder, pictures: Tensor, ids: tuple[Tensor, ...], null: int
+    vae: nn.Module, velocity: Callable[[Tensor, Tensor], Tensor], pixels: Tensor
 ) -> float:
     """PSNR after encode, noise to t0 = 0.4, the plain flow back, decode: the ceiling."""
-    context, pooled = models["t5"](ids[0][null:]), models["clip"](ids[1][null:])[1]
-    x = to_pixels(pictures)
-    z = vae.encode(x)
+    z = vae.encode(pixels)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
-    back = bridge.sample(
-        bridge.BRIDGES["naive"],
-        lambda state, s: models["flux"](state, s, context, pooled),
-        z, steps=8, noise=noise,
-    )  # fmt: skip
-    return psnr((vae.decode(back).clamp(-1, 1) + 1) / 2, (x + 1) / 2).mean().item()
+    back = bridge.sample(bridge.BRIDGES["naive"], velocity, z, steps=8, noise=noise)
+    return psnr((vae.decode(back).clamp(-1, 1) + 1) / 2, (pixels + 1) / 2).mean().item()
