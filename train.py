@@ -6,7 +6,7 @@
     torchrun --nproc-per-node N train.py --backbone flux ...       # N processes, the same result
 
 --space token learns what the text encoder reads instead, --space text only picks a sentence. The
-loop is in tinybridge/training/loop.py; here are the flags, pairs of files, and the report.
+loop is in tinybridge/training/loop.py; here are the flags and the report.
 
 Letters: M held-out pairs, T frames, H W sides.
 """
@@ -14,22 +14,25 @@ Letters: M held-out pairs, T frames, H W sides.
 import argparse
 import os
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from tqdm import tqdm
 
 import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
-from tinybridge.data import clips, pictures, scenes
+from tinybridge.data import pictures, scenes
 from tinybridge.data.tables import save_table
-from tinybridge.metrics import psnr
+from tinybridge.metrics import measures, psnr
+from tinybridge.restoration import restore
 from tinybridge.training import loop, run_state, sentences
-from tinybridge.training.loop import RANK, WORLD, Pairs, Settings
+from tinybridge.training.loop import RANK, WORLD, Settings
+from tinybridge.training.pairs import Pairs, drawn_pairs, file_pairs, parse_size
 
 # Steps; rates, which are guesses for official weights; size. The text encoder norms what it reads,
 # so a token's size only says how fast it turns: 10 was the best of 0.003 to 100 (tiny FLUX, haze).
@@ -40,74 +43,39 @@ DEFAULTS = {  # by backbone and whether there are --weights
     ("wan", True): (300, {"embedding": 0.01, "token": 10.0}, "480x33"),
 }
 
-# ---- pairs of files ----------------------------------------------------------------------------
-
-
-def shape(size: str, usual: str) -> tuple[int, int]:
-    """Side and number of frames, 1 of a picture, that --size names. usual: the default."""
-    parts, wanted = size.split("x"), usual.split("x")
-    if not all(part.isdecimal() and int(part) for part in parts) or len(parts) > len(wanted):
-        form = "side x frames, as 64x9" if len(wanted) > 1 else "a side in pixels, as 64"
-        raise ValueError(f"--size {size}: expected {form}")
-    side, frames = (int(part) for part in (*parts, *wanted[len(parts) :], "1")[:2])
-    if frames % 4 != 1:
-        raise ValueError(f"--size {size}: WAN takes 1 + 4k frames, as {frames // 4 * 4 + 1}")
-    return side, frames
-
-
-def file_pairs(backbone: Backbone, path: Path, kind: str | None, side: int, frames: int) -> Pairs:
-    """Latents of a folder's or a list's pairs, cut into squares or cubes; each tenth is held out.
-
-    Of a held-out pair the square in the middle is judged, of a clip that of its first frames.
-    """
-
-    def cut(pair: pictures.Pair) -> Iterator[tuple[Tensor, Tensor]]:
-        if backbone.video:
-            return clips.cubes(pair, side, frames)
-        return iter([pictures.squares(pair, side)])
-
-    found = (clips if backbone.video else pictures).pairs(path, kind)
-    if len(found) < 2:
-        raise ValueError(f"{path}: only {len(found)} pair, at least 2 are needed: 1 is held out")
-    held_out = found[::10][: (loop.CLIPS if backbone.video else loop.SCENES)[1]]
-    learned = [pair for pair in found if pair not in held_out]
-    middles = [[p[len(p) // 2] for p in next(cut(pair))] for pair in held_out]
-    judged = tuple(torch.stack(pixels) for pixels in zip(*middles, strict=True))
-    parts = (part for pair in learned for part in cut(pair))
-    return loop.encoded(backbone, parts, judged, None if backbone.video else len(learned))
-
-
 # ---- what came of it ---------------------------------------------------------------------------
 
 
 def report(
-    out: Path, pairs: Pairs, settings: Settings, alone: Backbone, told: Backbone, prompts: list
+    out: Path, pairs: Pairs, settings: Settings, baseline: Backbone, model: Backbone, prompts: list
 ) -> list[dict]:
     """Held-out measures, printed and as rows; the first pictures or clips as preview.png.
 
-    alone: the frozen model and the null prompt; told: what restores, together with `prompts`.
+    baseline: the frozen model and the null prompt; model: what restores, together with `prompts`.
     """
+    walk = {"bridge": settings.bridge, "t0": settings.t0, "batch_size": settings.batch_size}
+    walk["progress"] = partial(tqdm, desc="evaluate", leave=False)
     shown = {
         "degraded": pairs.degraded,
-        "no prompt": loop.restored(alone, [], pairs.degraded, settings),
-        "restored": loop.restored(told, prompts, pairs.degraded, settings),
+        "no prompt": restore(baseline, [], pairs.degraded, **walk),
+        "restored": restore(model, prompts, pairs.degraded, **walk),
     }
-    judged = shown | ({"clean": pairs.clean} if alone.video else {})
-    rows = [{"picture": n} | loop.measures(p, pairs.clean) for n, p in judged.items()]
-    head = f"{len(pairs.clean):>3} held-out {'clips' if alone.video else 'pictures'}"
-    print(f"\n{head:<22} PSNR, dB    SSIM{'  change' * alone.video}")
+    judged = shown | ({"clean": pairs.clean} if baseline.video else {})
+    rows = [{"picture": n} | measures(p, pairs.clean) for n, p in judged.items()]
+    head = f"{len(pairs.clean):>3} held-out {'clips' if baseline.video else 'pictures'}"
+    print(f"\n{head:<22} PSNR, dB    SSIM{'  change' * baseline.video}")
     for row in rows:
         change = f"{row['change']:8.4f}" if "change" in row else ""
         print(f"{row['picture']:<22} {row['psnr']:8.2f} {row['ssim']:7.3f}{change}")
     each = torch.stack([psnr(p[:6], pairs.clean[:6]) for p in shown.values()], 1)  # [6, 3]
     notes = [[*(f"{db:.1f} dB" for db in row), ""] for row in each]
-    columns = [strips(p[:6]) for p in (*shown.values(), pairs.clean)]
-    side = 384 if alone.video else 192
+    columns = [filmstrip(p[:6]) for p in (*shown.values(), pairs.clean)]
+    side = 384 if baseline.video else 192
     pictures.sheet(out / "preview.png", columns, [*shown, "clean"], notes, side=side)
     return rows
 
 
-def strips(pixels: Tensor) -> Tensor:
+def filmstrip(pixels: Tensor) -> Tensor:
     """Pictures as they are; of clips [M, 3, T, H, W] three frames side by side, [M, 3, H, 3W]."""
     if pixels.ndim == 4:
         return pixels
@@ -138,7 +106,7 @@ def best_sentence(
 def run(flags: argparse.Namespace) -> None:
     """Everything from the flags to the files; ValueError and OSError say what is wrong."""
     bridge.times(flags.t0)
-    side, frames = shape(flags.size, DEFAULTS[flags.backbone, flags.weights is not None][2])
+    side, frames = parse_size(flags.size, DEFAULTS[flags.backbone, flags.weights is not None][2])
     if flags.batch_size % WORLD or min(flags.steps, flags.batch_size, flags.lr) <= 0:
         raise ValueError(
             f"--steps {flags.steps}, --batch-size {flags.batch_size} and --lr {flags.lr} must be "
@@ -165,9 +133,9 @@ def run(flags: argparse.Namespace) -> None:
         flags.backbone, flags.weights, device, dtype, keep_encoder=tokens
     )
     if flags.data is None:
-        pairs = loop.drawn_pairs(backbone, flags.degradation, side, frames, flags.seed)
+        pairs = drawn_pairs(backbone, flags.degradation, side, frames, flags.seed, quiet=RANK > 0)
     else:
-        pairs = file_pairs(backbone, flags.data, flags.degradation, side, frames)
+        pairs = file_pairs(backbone, flags.data, flags.degradation, side, frames, RANK > 0)
     names = ("bridge", "space", "steps", "batch_size", "lr", "t0", "seed")
     settings = Settings(**{name: getattr(flags, name) for name in names})
     if flags.space == "text":
@@ -186,7 +154,7 @@ def run(flags: argparse.Namespace) -> None:
 
 def learn(flags: argparse.Namespace, backbone: Backbone, pairs: Pairs, settings: Settings) -> None:
     """The loop, and what it leaves in --out."""
-    prompt, out = loop.start(backbone, settings), flags.out
+    prompt, out = loop.init_prompt(backbone, settings), flags.out
     if flags.degradation:
         prompt.meta["degradation"] = flags.degradation
     facts = {"data": flags.data, "degradation": flags.degradation, "size": flags.size}

@@ -32,9 +32,12 @@ import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import clips, pictures, scenes
+from tinybridge.metrics import measures
 from tinybridge.prompt import Prompt, Tokens
+from tinybridge.restoration import restore
 from tinybridge.training import loop, sentences
-from tinybridge.training.loop import Pairs, Settings
+from tinybridge.training.loop import Settings
+from tinybridge.training.pairs import Pairs, drawn_pairs, file_pairs, parse_size
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("bridges", "spaces", "sensitivity")
@@ -108,7 +111,7 @@ class Lab:
         self.backbone = weights.load_backbone(name, path, device, keep_encoder=True)
         self.title = (path.name if path else f"tiny {name}") + (f" {files.stem}" if files else "")
         _, self.rates, size = train.DEFAULTS[name, path is not None]
-        self.side, self.frames = train.shape(size, size)
+        self.side, self.frames = parse_size(size, size)
         read = clips.pairs if self.backbone.video else pictures.pairs
         found = read(files, None) if files is not None else ()
         self.kinds = tuple(sorted({pair.degradation for pair in found})) or scenes.KINDS
@@ -129,20 +132,20 @@ class Lab:
         """Latents, encoded once for all runs on them. Files are the same for every seed."""
         if self.files is not None:
             kind, b = degradation or None, self.backbone
-            return train.file_pairs(b, self.files, kind, self.side, self.frames)
+            return file_pairs(b, self.files, kind, self.side, self.frames)
         counts = (self.budget.scenes, self.budget.held_out)
         sizes = (self.side, self.frames, seed, counts)
-        return loop.drawn_pairs(self.backbone, degradation, *sizes, quiet=True)
+        return drawn_pairs(self.backbone, degradation, *sizes, quiet=True)
 
     def of(self, job: Job) -> Pairs:
         return self.pairs(job.degradation, job.seed if self.files is None else 0)
 
     def alone(self, degradation: str, path: str, t0: float, sampler: int) -> dict[str, float]:
         """Held-out measures of the degraded pictures and of the frozen model without a prompt."""
-        pairs, settings = self.pairs(degradation, 0), Settings(bridge=path, t0=t0)
-        shown = loop.restored(self.backbone, [], pairs.degraded, settings, sampler, quiet=True)
+        pairs = self.pairs(degradation, 0)
+        shown = restore(self.backbone, [], pairs.degraded, path, sampler, t0)
         both = {"degraded": pairs.degraded, "alone": shown}
-        found = {name: loop.measures(p, pairs.clean) for name, p in both.items()}
+        found = {name: measures(p, pairs.clean) for name, p in both.items()}
         return {f"{name}_{key}": found[name][key] for name in both for key in ("psnr", "ssim")}
 
     def measure(self, job: Job) -> dict:
@@ -157,13 +160,13 @@ class Lab:
             model, prompts, tried, told = self.backbone, [self.prompt(job)], [], {}
             first = job.sampler == self.budget.sampler  # other rows share its prompt and curve
             curve = json.loads(prompts[0].meta["curve"]) if first else []
-        settings, sampler = job.settings(), job.sampler
-        shown = loop.restored(model, prompts, pairs.degraded, settings, sampler, quiet=True)
+        walk = {"bridge": job.bridge, "t0": job.t0, "steps": job.sampler, "batch_size": job.batch}
+        shown = restore(model, prompts, pairs.degraded, **walk)
         spent = {
             "seconds": round(time.perf_counter() - began, 1),
             "cpu_seconds": round(time.process_time() - used, 1),
         }
-        found = loop.measures(shown, pairs.clean) | found
+        found = measures(shown, pairs.clean) | found
         exact = {name: round(found[name], 4) for name in tables.MEASURES}
         for file, rows in {"sentences.csv": tried, "curves.csv": curve}.items():
             tables.append(self.out / file, [asdict(job) | row for row in rows])
@@ -177,7 +180,7 @@ class Lab:
         pairs, settings, b = self.of(job), job.settings(), self.backbone
         texts = sentences.sentences(job.degradation, b.video)
         models = dict(zip(texts, weights.tell(b, texts, self.path), strict=True))
-        tried = sentences.compare(models, pairs, settings, quiet=True)
+        tried = sentences.compare(models, pairs, settings)
         best = models[tried[0]["sentence"]]
         # `validate` wants a prompt; one whose gates are zero adds nothing, bit for bit.
         silent = Prompt(torch.zeros(b.length, b.width), torch.zeros(b.blocks)).to(b.device)
@@ -194,7 +197,7 @@ class Lab:
         pairs, plain = self.of(job), self.job(job.degradation, job.seed, space=job.space)
         curved = job.degradation in self.kinds[:2] and job == replace(plain, sampler=0)
         settings, curve = job.settings(self.budget.looks if curved else 1), []
-        prompt = loop.start(self.backbone, settings)
+        prompt = loop.init_prompt(self.backbone, settings)
         if job.rows < self.backbone.length:
             shorten(prompt, job.rows)
         if curved:

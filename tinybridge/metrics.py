@@ -55,3 +55,11 @@ def temporal_difference(clip: Tensor) -> Tensor:
     It holds what moves and what flickers: compare it with the clean clip's, 0 is no aim.
     """
     return clip.double().diff(dim=2).abs().flatten(1).mean(1)  # [B]
+
+
+def measures(pixels: Tensor, clean: Tensor) -> dict[str, float]:
+    """Means over pictures or clips: psnr, ssim, and for clips `change` from frame to frame."""
+    found = {"psnr": psnr(pixels, clean).mean().item(), "ssim": ssim(pixels, clean).mean().item()}
+    if pixels.ndim == 5 and pixels.shape[2] > 1:
+        found["change"] = temporal_difference(pixels).mean().item()
+    return found

@@ -19,10 +19,12 @@ from tests.oracles.wan import error
 from tests.oracles.wan_files import write_wan
 from tinybridge.backbone import Backbone
 from tinybridge.data import pictures, scenes
+from tinybridge.metrics import measures
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restoration import restore
 from tinybridge.training import loop, sentences
 from tinybridge.training.loop import Settings
+from tinybridge.training.pairs import drawn_pairs
 
 SHORT = Settings(space="token", steps=3, batch_size=4, lr=0.1)
 SHAPES = {"flux": (4, 4, 6), "wan": (4, 2, 4, 6)}  # of a latent
@@ -52,7 +54,7 @@ def some_tokens(backbone, seed=0) -> Tokens:
 
 
 def drawn(backbone):
-    return loop.drawn_pairs(backbone, "haze", 16, 5, counts=(6, 2), quiet=True)
+    return drawn_pairs(backbone, "haze", 16, 5, counts=(6, 2), quiet=True)
 
 
 # ----------------------------------------------------------------------------------- the velocity
@@ -143,7 +145,7 @@ def test_what_cannot_be_is_one_line(backbone, folders):
 def test_learning_moves_the_tokens_and_nothing_else(backbone):
     models = (backbone.encoder, backbone.model, backbone.vae)
     before = [{k: v.clone() for k, v in model.state_dict().items()} for model in models]
-    pairs, prompt = drawn(backbone), loop.start(backbone, SHORT)
+    pairs, prompt = drawn(backbone), loop.init_prompt(backbone, SHORT)
     start = prompt.tokens.detach().clone()
     assert (
         0 < (start - backbone.null_embeddings()).norm() / backbone.null_embeddings().norm() < 0.03
@@ -152,9 +154,9 @@ def test_learning_moves_the_tokens_and_nothing_else(backbone):
     assert (prompt.tokens - start).abs().amax(1).all() and prompt.meta["space"] == "token"
     for model, state in zip(models, before, strict=True):
         assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    again = loop.learn(backbone, loop.start(backbone, SHORT), pairs, SHORT, quiet=True)
+    again = loop.learn(backbone, loop.init_prompt(backbone, SHORT), pairs, SHORT, quiet=True)
     assert [row["loss"] for row in again] == [row["loss"] for row in rows]
-    other = loop.start(backbone, replace(SHORT, seed=1))
+    other = loop.init_prompt(backbone, replace(SHORT, seed=1))
     assert not torch.equal(other.tokens, start)
 
 
@@ -252,12 +254,12 @@ def test_the_best_sentence_is_chosen_on_training_pairs(backbone, folders, monkey
     assert any("video" in text for text in texts) == backbone.video
     told = dict(zip(texts, weights.tell(backbone, texts, folders[backbone.name]), strict=True))
     pairs = drawn(backbone)
-    rows = sentences.compare(told, pairs, SHORT, quiet=True)
+    rows = sentences.compare(told, pairs, SHORT)
     assert sorted(row["sentence"] for row in rows) == sorted(texts)
     assert rows[0]["psnr"] == max(row["psnr"] for row in rows) > min(row["psnr"] for row in rows)
     null = next(row for row in rows if row["sentence"] == "")
-    alone = loop.restored(backbone, [], pairs.seen[0], SHORT, quiet=True)
-    assert null["psnr"] == pytest.approx(loop.measures(alone, pairs.seen[1])["psnr"], abs=1e-3)
+    alone = restore(backbone, [], pairs.seen[0])
+    assert null["psnr"] == pytest.approx(measures(alone, pairs.seen[1])["psnr"], abs=1e-3)
     assert sentences.sentences("fog", False) == sentences.sentences(None, False)
 
 

@@ -20,6 +20,7 @@ from tinybridge.data import pictures, scenes
 from tinybridge.metrics import psnr
 from tinybridge.prompt import Prompt
 from tinybridge.training import loop
+from tinybridge.training import pairs as pairs_module
 
 ROOT = Path(__file__).parents[2]
 BASE = ["--backbone", "flux", "--batch-size", "4", "--size", "32"]
@@ -88,7 +89,7 @@ def test_a_run_leaves_what_it_promises(pairs, tmp_path, capsys):
 
 def test_learning_helps_on_the_bundled_model(tmp_path, monkeypatch, capsys):
     """Haze of drawn scenes, a fifth of the default budget: at least 3 dB above the input."""
-    monkeypatch.setattr(loop, "SCENES", (512, 16))
+    monkeypatch.setattr(pairs_module, "SCENES", (512, 16))
     out = tmp_path / "run"
     assert train.main(["--backbone", "flux", "--steps", "60", "--out", str(out)]) == 0
     assert "drawn scenes (no --data), haze" in capsys.readouterr().out

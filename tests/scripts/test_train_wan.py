@@ -16,6 +16,8 @@ from tinybridge.data import clips, moving_scenes, pictures
 from tinybridge.metrics import psnr, temporal_difference
 from tinybridge.prompt import Prompt
 from tinybridge.training import loop
+from tinybridge.training import pairs as pairs_module
+from tinybridge.training.pairs import parse_size
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def base(tmp_path_factory):
     place = tmp_path_factory.mktemp("wan")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        patch.setattr(loop, "CLIPS", (6, 2))
+        patch.setattr(pairs_module, "CLIPS", (6, 2))
         folder = write_wan(place / "small")
         yield ["--backbone", "wan", "--weights", str(folder), "--batch-size", "2", "--lr", "0.01"]
 
@@ -59,7 +61,7 @@ def test_a_run_on_moving_scenes_leaves_what_it_promises(base, tmp_path, capsys):
 
     results = {row["picture"]: row for row in rows_of(out / "results.csv")}
     assert list(results) == ["degraded", "no prompt", "restored", "clean"]
-    seeds = [loop.EVALUATION_SEED, loop.EVALUATION_SEED + 1]
+    seeds = [pairs_module.EVALUATION_SEED, pairs_module.EVALUATION_SEED + 1]
     degraded, clean = moving_scenes.pairs("snow", seeds, 16, 5)
     found = float(results["degraded"]["psnr"]), float(results["degraded"]["change"])
     assert found[0] == pytest.approx(psnr(degraded, clean).mean().item())
@@ -70,13 +72,13 @@ def test_a_run_on_moving_scenes_leaves_what_it_promises(base, tmp_path, capsys):
     assert width > 4 * 384 and height > 2 * 128
 
 
-def test_strips_show_the_first_the_middle_and_the_last_frame():
+def test_a_filmstrip_shows_the_first_the_middle_and_the_last_frame():
     clip = torch.rand(2, 3, 9, 4, 6)
-    shown = train.strips(clip)
+    shown = train.filmstrip(clip)
     assert shown.shape == (2, 3, 4, 18)
     for k, t in enumerate((0, 4, 8)):
         assert torch.equal(shown[..., 6 * k : 6 * k + 6], clip[:, :, t])
-    assert train.strips(clip[:, :, 0]).shape == (2, 3, 4, 6)
+    assert train.filmstrip(clip[:, :, 0]).shape == (2, 3, 4, 6)
 
 
 def test_own_clips_are_cut_into_cubes_and_one_is_held_out(base, pairs, tmp_path, capsys):
@@ -146,5 +148,5 @@ def test_clips_smaller_than_a_cube_are_named(base, pairs, tmp_path, capsys):
 
 
 def test_a_side_alone_takes_the_usual_frames():
-    assert train.shape("64", "480x33") == (64, 33) and train.shape("64", "64") == (64, 1)
-    assert train.shape("96x17", "64x9") == (96, 17)
+    assert parse_size("64", "480x33") == (64, 33) and parse_size("64", "64") == (64, 1)
+    assert parse_size("96x17", "64x9") == (96, 17)

@@ -8,8 +8,10 @@ from torch import Tensor
 
 import weights
 from tests.method.test_backbone_wan import folder  # noqa: F401
+from tinybridge.metrics import measures
 from tinybridge.training import loop
-from tinybridge.training.loop import Pairs, Settings
+from tinybridge.training.loop import Settings
+from tinybridge.training.pairs import Pairs, drawn_pairs
 
 SHORT = Settings(steps=6, batch_size=4, every=2)
 
@@ -30,7 +32,7 @@ def flux():
 
 @pytest.fixture(scope="module")
 def pairs(flux) -> Pairs:
-    return loop.drawn_pairs(flux, "haze", size=32, counts=(20, 3), quiet=True)
+    return drawn_pairs(flux, "haze", size=32, counts=(20, 3), quiet=True)
 
 
 def tensors(prompt) -> dict[str, Tensor]:
@@ -38,7 +40,7 @@ def tensors(prompt) -> dict[str, Tensor]:
 
 
 def test_a_notebook_gets_rows_and_nothing_is_written_or_said(flux, pairs, elsewhere, capsys):
-    prompt = loop.start(flux, SHORT)
+    prompt = loop.init_prompt(flux, SHORT)
     before = tensors(prompt)
     rows = loop.learn(flux, prompt, pairs, SHORT, quiet=True)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -46,7 +48,7 @@ def test_a_notebook_gets_rows_and_nothing_is_written_or_said(flux, pairs, elsewh
     assert not any("val_loss" in row for row in rows[::2])
     assert (
         rows[-1]["val_loss"]
-        < loop.validate(flux, loop.start(flux, SHORT), pairs, SHORT)["val_loss"]
+        < loop.validate(flux, loop.init_prompt(flux, SHORT), pairs, SHORT)["val_loss"]
     )
     assert all(not torch.equal(before[name], weight) for name, weight in tensors(prompt).items())
     told = {"backbone": "flux", "bridge": "desired", "space": "embedding", "t0": "0.4"}
@@ -59,12 +61,12 @@ def test_pairs_are_latents_held_out_pixels_and_a_few_that_are_learned_from(flux,
     degraded, clean = pairs.seen
     assert torch.allclose(flux.encode(clean), pairs.x0[[0, 16]], atol=1e-5)
     assert torch.allclose(flux.encode(degraded), pairs.y[[0, 16]], atol=1e-5)
-    other = loop.drawn_pairs(flux, "haze", size=32, seed=1, counts=(4, 3), quiet=True)
+    other = drawn_pairs(flux, "haze", size=32, seed=1, counts=(4, 3), quiet=True)
     assert torch.equal(other.clean, pairs.clean) and not torch.equal(other.x0, pairs.x0[:4])
 
 
 def test_validation_is_the_bridges_loss_at_fixed_times_and_noise(flux, pairs):
-    prompt, losses = loop.start(flux, SHORT), []
+    prompt, losses = loop.init_prompt(flux, SHORT), []
     got = loop.validate(flux, prompt, pairs, SHORT)
     assert loop.validate(flux, prompt, pairs, SHORT) == got
     x0, y = flux.encode(pairs.clean), flux.encode(pairs.degraded)
@@ -81,15 +83,15 @@ def test_validation_is_the_bridges_loss_at_fixed_times_and_noise(flux, pairs):
 
 def test_clips_are_learned_as_pictures_are(folder):  # noqa: F811
     wan = weights.load_backbone("wan", folder)
-    clips = loop.drawn_pairs(wan, "rain", size=16, frames=5, counts=(6, 2), quiet=True)
+    clips = drawn_pairs(wan, "rain", size=16, frames=5, counts=(6, 2), quiet=True)
     assert clips.x0.shape == (6, 4, 2, 2, 2) and clips.degraded.shape == (2, 3, 5, 16, 16)
-    one, settings = loop.start(wan, SHORT), replace(SHORT, lr=0.01)
+    one, settings = loop.init_prompt(wan, SHORT), replace(SHORT, lr=0.01)
     rows = loop.learn(wan, one, clips, settings, quiet=True)
     assert len(rows) == 6 and 0 < rows[-1]["psnr"] < 60
-    two = loop.start(wan, SHORT)
+    two = loop.init_prompt(wan, SHORT)
     again = loop.learn(wan, two, clips, settings, quiet=True)
     assert [row["loss"] for row in again] == [row["loss"] for row in rows]
-    found = loop.measures(clips.degraded, clips.clean)
+    found = measures(clips.degraded, clips.clean)
     assert set(found) == {"psnr", "ssim", "change"} and found["change"] > 0
 
 
@@ -111,10 +113,10 @@ def test_too_little_memory_recomputes_the_blocks_and_changes_nothing(
     flux, pairs, monkeypatch, capsys
 ):
     short = replace(SHORT, steps=2)
-    want = loop.start(flux, short)
+    want = loop.init_prompt(flux, short)
     rows = loop.learn(flux, want, pairs, short, quiet=True)
     monkeypatch.setattr(flux.model, "checkpointing", False)
-    tries, got = starved(monkeypatch, 1), loop.start(flux, short)
+    tries, got = starved(monkeypatch, 1), loop.init_prompt(flux, short)
     assert [r["loss"] for r in loop.learn(flux, got, pairs, short, quiet=True)] == [
         r["loss"] for r in rows
     ]
@@ -124,10 +126,10 @@ def test_too_little_memory_recomputes_the_blocks_and_changes_nothing(
     monkeypatch.setattr(flux.model, "checkpointing", False)
     starved(monkeypatch, 2)
     with pytest.raises(torch.OutOfMemoryError):
-        loop.learn(flux, loop.start(flux, short), pairs, short, quiet=True)
+        loop.learn(flux, loop.init_prompt(flux, short), pairs, short, quiet=True)
 
 
 def test_a_loss_that_is_not_finite_says_when(flux, pairs, monkeypatch):
     monkeypatch.setattr(loop, "gradients", lambda *args: float("nan"))
     with pytest.raises(FloatingPointError, match="the loss became nan at step 1"):
-        loop.learn(flux, loop.start(flux, SHORT), pairs, SHORT, quiet=True)
+        loop.learn(flux, loop.init_prompt(flux, SHORT), pairs, SHORT, quiet=True)

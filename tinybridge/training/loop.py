@@ -2,7 +2,7 @@
 
     settings = Settings(steps=100)
     pairs = drawn_pairs(backbone, "haze", seed=settings.seed)
-    prompt = start(backbone, settings)
+    prompt = init_prompt(backbone, settings)
     rows = learn(backbone, prompt, pairs, settings)  # in a notebook; train.py adds the flags
 
 One step: latents (x0, y) -> a state x_t of the bridge -> one frozen forward -> the error of its
@@ -17,30 +17,25 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from tqdm import tqdm
 
 from tinybridge import __version__, bridge
 from tinybridge.backbone import Backbone
-from tinybridge.data import moving_scenes, scenes
 from tinybridge.data.tables import load_table, save_table
-from tinybridge.metrics import psnr, ssim, temporal_difference
+from tinybridge.metrics import measures
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restoration import restore
 from tinybridge.training import run_state
+from tinybridge.training.pairs import EVALUATION_SEED, FEW, Pairs
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # of torchrun
-SCENES, CLIPS = (2048, 64), (256, 16)  # drawn: how many to learn from, how many to judge by
-EVALUATION_SEED = 1_000_000  # scene seeds: training below, evaluation here, tiny/make.py far above
-FEW = 16  # pairs that are looked at on the way
 SLOWER = {"gates": 5}  # learns at the rate over this: a gate moves a whole block
 COLUMNS = "step loss lr seconds psnr ssim val_loss"  # of log.csv
 
@@ -59,67 +54,10 @@ class Settings:
     every: int | None = None  # steps from one look at held-out pairs to the next; None: six looks
 
 
-# ---- pairs -------------------------------------------------------------------------------------
-
-
-@dataclass
-class Pairs:
-    """y, x0 [N, C, ...]: latents to learn from; degraded, clean [M, 3, ...]: held-out pixels.
-
-    seen: degraded and clean pixels of a few pairs that are learned from.
-    """
-
-    y: Tensor
-    x0: Tensor
-    degraded: Tensor
-    clean: Tensor
-    seen: tuple[Tensor, Tensor]
-
-
-def drawn_pairs(
-    backbone: Backbone,
-    kind: str,
-    size: int = 64,
-    frames: int = 9,
-    seed: int = 0,
-    counts: tuple[int, int] | None = None,
-    quiet: bool = False,
-) -> Pairs:
-    """Drawn scenes, for a video model moving ones; those held out are the same for every seed.
-
-    counts: how many to learn from and how many to judge by; None: SCENES or CLIPS.
-    """
-    count, held_out = counts or (CLIPS if backbone.video else SCENES)
-    draw, first = partial(scenes.pairs, kind, size=size), seed % 100 * 5000
-    if backbone.video:
-        draw = partial(moving_scenes.pairs, kind, size=size, frames=frames)
-    batches = [range(first, first + count)[k : k + 16] for k in range(0, count, 16)]
-    judged = draw(list(range(EVALUATION_SEED, EVALUATION_SEED + held_out)))
-    return encoded(backbone, (draw(list(b)) for b in batches), judged, len(batches), quiet)
-
-
-def encoded(
-    backbone: Backbone,
-    parts: Iterable[tuple[Tensor, Tensor]],
-    held_out: tuple[Tensor, Tensor],
-    count: int | None,
-    quiet: bool = False,
-) -> Pairs:
-    """Pairs from degraded and clean pixels [n, 3, ...] in `count` parts, encoded once."""
-    y, x0, seen = [], [], []
-    for degraded, clean in tqdm(parts, "encode", count, disable=quiet or RANK > 0, leave=False):
-        y.append(backbone.encode(degraded).cpu())
-        x0.append(backbone.encode(clean).cpu())
-        if len(seen) < FEW:
-            seen.append((degraded[:1], clean[:1]))
-    few = tuple(torch.cat(pixels) for pixels in zip(*seen, strict=True))
-    return Pairs(torch.cat(y), torch.cat(x0), *held_out, few)
-
-
 # ---- learning ----------------------------------------------------------------------------------
 
 
-def start(backbone: Backbone, settings: Settings) -> Prompt | Tokens:
+def init_prompt(backbone: Backbone, settings: Settings) -> Prompt | Tokens:
     """The prompt before its first step, on the backbone's device."""
     if settings.space == "token":
         return Tokens.init(backbone.null_embeddings(), settings.seed).to(backbone.device)
@@ -207,7 +145,7 @@ def learn(
 
     hide, compute = quiet or RANK > 0, first_gradients
     bar = tqdm(range(begin, last), "train", last, initial=begin, disable=hide)
-    with bar, noted_signals() as signals:
+    with bar, deferred_signals() as signals:
         for step in bar:
             began = time.perf_counter()
             loss, compute = compute(backbone, prompt, pairs, settings, step), gradients
@@ -245,7 +183,7 @@ def finite(value: float, what: str, step: int) -> None:
 
 
 @contextmanager
-def noted_signals() -> Iterator[list[int]]:
+def deferred_signals() -> Iterator[list[int]]:
     """Inside, SIGINT and SIGTERM only end up in the list."""
     noted, numbers = [], (signal.SIGINT, signal.SIGTERM)
     usual = [signal.signal(number, lambda number, _: noted.append(number)) for number in numbers]
@@ -259,28 +197,6 @@ def noted_signals() -> Iterator[list[int]]:
 # ---- judging -----------------------------------------------------------------------------------
 
 
-def restored(
-    backbone: Backbone,
-    prompts: list[Prompt | Tokens],
-    pixels: Tensor,
-    settings: Settings,
-    steps: int = 20,
-    quiet: bool = False,
-) -> Tensor:
-    """Degraded pixels [M, 3, ...] restored as sample.py would; no prompts: the model alone."""
-    bar = partial(tqdm, desc="evaluate", leave=False, disable=quiet)
-    path, t0, B = settings.bridge, settings.t0, settings.batch_size
-    return restore(backbone, prompts, pixels, path, steps, t0, batch_size=B, progress=bar)
-
-
-def measures(pixels: Tensor, clean: Tensor) -> dict[str, float]:
-    """Means over pictures or clips: psnr, ssim, and for clips `change` from frame to frame."""
-    found = {"psnr": psnr(pixels, clean).mean().item(), "ssim": ssim(pixels, clean).mean().item()}
-    if pixels.ndim == 5 and pixels.shape[2] > 1:
-        found["change"] = temporal_difference(pixels).mean().item()
-    return found
-
-
 @torch.no_grad()
 def validate(
     backbone: Backbone, prompt: Prompt | Tokens, pairs: Pairs, settings: Settings
@@ -290,8 +206,8 @@ def validate(
     The loss is taken at four fixed times and fixed noise for each, so that steps can be compared.
     """
     degraded, clean = pairs.degraded[:FEW], pairs.clean[:FEW]
-    seen = restored(backbone, [prompt], degraded, settings, steps=8, quiet=True)
     path, B, losses = bridge.BRIDGES[settings.bridge], settings.batch_size, []
+    seen = restore(backbone, [prompt], degraded, path.name, 8, settings.t0, batch_size=B)
     terms = backbone.prepare([prompt])
     for k in range(0, len(clean), B):
         y, x0 = (backbone.encode(part[k : k + B]) for part in (degraded, clean))  # [B, C, ...]

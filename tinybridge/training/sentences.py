@@ -5,7 +5,10 @@ the null prompt, and judged on pairs that a prompt would be learned from, never 
 """
 
 from tinybridge.backbone import Backbone
-from tinybridge.training.loop import Pairs, Settings, measures, restored
+from tinybridge.metrics import measures
+from tinybridge.restoration import restore
+from tinybridge.training.loop import Settings
+from tinybridge.training.pairs import Pairs
 
 ALWAYS = ("", "clear", "a clear, sharp photo of high quality", "restore the photo")
 SENTENCES = {
@@ -48,16 +51,15 @@ def sentences(kind: str | None, video: bool) -> list[str]:
     return [text.replace("photo", "video") for text in found] if video else found
 
 
-def compare(
-    told: dict[str, Backbone], pairs: Pairs, settings: Settings, quiet: bool = False
-) -> list[dict]:
+def compare(told: dict[str, Backbone], pairs: Pairs, settings: Settings) -> list[dict]:
     """Means over the few pairs that are kept as pixels, for each sentence; the best one first.
 
     told: the same frozen model told each of the sentences.
     """
     degraded, clean = pairs.seen
-    rows = [
-        {"sentence": text} | measures(restored(model, [], degraded, settings, quiet=quiet), clean)
-        for text, model in told.items()
-    ]
+    walk = {"bridge": settings.bridge, "t0": settings.t0, "batch_size": settings.batch_size}
+    rows = []
+    for text, model in told.items():
+        restored = restore(model, [], degraded, **walk)
+        rows.append({"sentence": text} | measures(restored, clean))
     return sorted(rows, key=lambda row: -row["psnr"])

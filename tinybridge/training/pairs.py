@@ -1,0 +1,125 @@
+"""Pairs as a prompt learns from them: latents encoded once, and held-out pixels to judge it by.
+
+    pairs = drawn_pairs(backbone, "haze", seed=settings.seed)  # scenes that are drawn
+    pairs = file_pairs(backbone, Path("PAIRS"), None, *parse_size("64", "64"))  # own files
+
+Letters: N training pairs, M held-out pairs, n of them at a time; latents are [C, h, w] of pictures
+[3, H, W], or [C, t, h, w] of clips [3, T, H, W].
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tinybridge.backbone import Backbone
+from tinybridge.data import clips, moving_scenes, pictures, scenes
+
+SCENES, CLIPS = (2048, 64), (256, 16)  # drawn: how many to learn from, how many to judge by
+EVALUATION_SEED = 1_000_000  # scene seeds: training below, evaluation here, tiny/make.py far above
+FEW = 16  # pairs that are looked at on the way
+HELD_OUT = 10  # of own pairs, every tenth
+
+
+@dataclass
+class Pairs:
+    """y, x0 [N, C, ...]: latents to learn from; degraded, clean [M, 3, ...]: held-out pixels.
+
+    seen: degraded and clean pixels of a few pairs that are learned from.
+    """
+
+    y: Tensor
+    x0: Tensor
+    degraded: Tensor
+    clean: Tensor
+    seen: tuple[Tensor, Tensor]
+
+
+def drawn_pairs(
+    backbone: Backbone,
+    kind: str,
+    size: int = 64,
+    frames: int = 9,
+    seed: int = 0,
+    counts: tuple[int, int] | None = None,
+    quiet: bool = False,
+) -> Pairs:
+    """Drawn scenes, for a video model moving ones; those held out are the same for every seed.
+
+    counts: how many to learn from and how many to judge by; None: SCENES or CLIPS.
+    """
+    count, held_out = counts or (CLIPS if backbone.video else SCENES)
+    draw, first = partial(scenes.pairs, kind, size=size), seed % 100 * 5000
+    if backbone.video:
+        draw = partial(moving_scenes.pairs, kind, size=size, frames=frames)
+    batches = [range(first, first + count)[k : k + 16] for k in range(0, count, 16)]
+    judged = draw(list(range(EVALUATION_SEED, EVALUATION_SEED + held_out)))
+    return encode_pairs(backbone, (draw(list(b)) for b in batches), judged, len(batches), quiet)
+
+
+def parse_size(size: str, usual: str) -> tuple[int, int]:
+    """Side and number of frames, 1 of a picture, that --size names. usual: the default.
+
+    ValueError if it is no size, or frames are not 1 + 4k.
+    """
+    parts, wanted = size.split("x"), usual.split("x")
+    if not all(part.isdecimal() and int(part) for part in parts) or len(parts) > len(wanted):
+        form = "side x frames, as 64x9" if len(wanted) > 1 else "a side in pixels, as 64"
+        raise ValueError(f"--size {size}: expected {form}")
+    side, frames = (int(part) for part in (*parts, *wanted[len(parts) :], "1")[:2])
+    if frames % 4 != 1:
+        raise ValueError(f"--size {size}: WAN takes 1 + 4k frames, as {frames // 4 * 4 + 1}")
+    return side, frames
+
+
+def file_pairs(
+    backbone: Backbone,
+    path: Path,
+    kind: str | None,
+    side: int,
+    frames: int,
+    quiet: bool = False,
+) -> Pairs:
+    """Latents of a folder's or a list's pairs, cut into squares or cubes; each tenth is held out.
+
+    Of a held-out pair the square in the middle is judged, of a clip that of its first frames.
+    kind: only the rows of that degradation. ValueError names what cannot be learned from.
+    """
+
+    def cut(pair: pictures.Pair) -> Iterator[tuple[Tensor, Tensor]]:
+        if backbone.video:
+            return clips.cubes(pair, side, frames)
+        return iter([pictures.squares(pair, side)])
+
+    found = (clips if backbone.video else pictures).pairs(path, kind)
+    if len(found) < 2:
+        raise ValueError(f"{path}: only {len(found)} pair, at least 2 are needed: 1 is held out")
+    held_out = found[::HELD_OUT][: (CLIPS if backbone.video else SCENES)[1]]
+    learned = [pair for pair in found if pair not in held_out]
+    middles = [[p[len(p) // 2] for p in next(cut(pair))] for pair in held_out]
+    judged = tuple(torch.stack(pixels) for pixels in zip(*middles, strict=True))
+    parts = (part for pair in learned for part in cut(pair))
+    count = None if backbone.video else len(learned)
+    return encode_pairs(backbone, parts, judged, count, quiet)
+
+
+def encode_pairs(
+    backbone: Backbone,
+    parts: Iterable[tuple[Tensor, Tensor]],
+    held_out: tuple[Tensor, Tensor],
+    count: int | None,
+    quiet: bool = False,
+) -> Pairs:
+    """Pairs from degraded and clean pixels [n, 3, ...] in `count` parts, encoded once."""
+    y, x0, seen = [], [], []
+    for degraded, clean in tqdm(parts, "encode", count, disable=quiet, leave=False):
+        y.append(backbone.encode(degraded).cpu())
+        x0.append(backbone.encode(clean).cpu())
+        if len(seen) < FEW:
+            seen.append((degraded[:1], clean[:1]))
+    few = tuple(torch.cat(pixels) for pixels in zip(*seen, strict=True))
+    return Pairs(torch.cat(y), torch.cat(x0), *held_out, few)
