@@ -79,7 +79,10 @@ def restore_clip(job: Job, backbone, prompts: list, **options: object) -> dict[s
         frames = (job.finite(chunk, "frame") for chunk in frames)
         if target:
             frames = judged(frames, clips.read(shown), clips.read(target), row)
-        clips.write(job.out, frames, shown)
+        with clips.writer(job.out, shown) as out:
+            for chunk in frames:
+                for frame in chunk.unbind(1):  # [3, H, W]
+                    out.write(frame)
     return row
 
 

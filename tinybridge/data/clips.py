@@ -1,30 +1,30 @@
-"""Clips in and out: video files, animated GIF and WebP, folders of frames; pairs of them.
+"""Clips in and out: video files, animations, folders of frames; pairs of them.
 
-A clip is read and written frame by frame and is never whole in memory. Its restoration keeps name,
-format, size, frame times, number of frames and sound. video.py has the video files and what is
-left out there. GIF and WebP lose their transparency; pictures in folders keep theirs, as in
-pictures.py.
+A clip is read frame by frame and never whole in memory, and written frame by frame. Its
+restoration keeps name, format, size, frame times, number of frames and sound; README.md beside
+this file says what is not kept. video.py, animations.py and folders.py have the three kinds, each
+with a `probe`, its `frames` and a writer.
 
 Letters: H W size in pixels, F frames of a cube, S its side, n frames in a chunk or cubes in a
 window.
 """
 
 import itertools
-import struct
-from collections.abc import Iterable, Iterator
-from fractions import Fraction
-from io import BytesIO
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import GifImagePlugin, Image
 from torch import Tensor
 
-from tinybridge.data import pictures, video
-from tinybridge.data.video import Clip
+from tinybridge.data import animations, container, folders, pictures, video
+from tinybridge.data.animations import AnimationWriter
+from tinybridge.data.clip import Clip, differs
+from tinybridge.data.folders import FolderWriter
+from tinybridge.data.tables import replacing
+from tinybridge.data.video_writer import VideoWriter
 
-SUFFIXES = (*video.MUXERS, ".gif", ".webp")  # files that hold a clip each
+SUFFIXES = (*container.MUXERS, *animations.FORMATS)  # files that may hold a clip each
 
 # ---- what there is -----------------------------------------------------------------------------
 
@@ -38,16 +38,7 @@ def clips(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    stills, found = [], []
-    for item in pictures.listed(path):
-        suffix = item.suffix.lower()
-        if item.is_dir():
-            inside = any(f.suffix.lower() in pictures.SUFFIXES for f in pictures.listed(item))
-            found += [item] if inside else []
-        elif suffix in SUFFIXES and (suffix not in pictures.SUFFIXES or _moves(item)):
-            found.append(item)
-        elif suffix in pictures.SUFFIXES:
-            stills.append(item)
+    found, stills, _ = _sorted(path)
     if stills and found:
         raise ValueError(
             f"{path}: {stills[0].name} is a picture and {found[0].name} a clip; "
@@ -58,177 +49,108 @@ def clips(path: Path) -> list[Path]:
     return found or [path]
 
 
+def left_out(path: Path) -> list[str]:
+    """What of a folder `clips` passes over though it looks like an input, each with the reason."""
+    return _sorted(path)[2] if path.is_dir() else []
+
+
+def _sorted(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
+    """Clips, pictures, and what is left out, of a folder."""
+    found, stills, left = [], [], []
+    for item in pictures.listed(folder):
+        suffix = item.suffix.lower()
+        if item.is_dir():
+            inside = {file.suffix.lower() for file in pictures.listed(item)}
+            if inside & set(pictures.SUFFIXES):
+                found.append(item)
+            elif inside & set(container.MUXERS):
+                left.append(f"{item.name} (a folder; its clips are an --input of their own)")
+        elif suffix in (*container.MUXERS, ".gif") or animations.moves(item):
+            found.append(item)
+        elif suffix in pictures.SUFFIXES:
+            stills.append(item)
+    stems = {item.stem for item in found if item.suffix.lower() in container.MUXERS}
+    left += [f"{item.name} (a clip's thumbnail)" for item in stills if item.stem in stems]
+    return found, [item for item in stills if item.stem not in stems], left
+
+
 def open_clip(path: Path) -> Clip:
-    """Looks through a clip once: all packets and the first frame of a video, headers of pictures.
+    """Looks through a clip once: all frames of a video or animation, the headers of pictures.
 
     FileNotFoundError, or ValueError in one line: no video, no frames, cut off, sizes that differ.
     """
     suffix = path.suffix.lower()
-    if path.is_file() and suffix in video.MUXERS:
+    if path.is_file() and suffix in container.MUXERS:
         return video.probe(path)
-    if path.is_file() and (suffix == ".gif" or _moves(path)):
-        return _open_animation(path)
+    if path.is_file() and (suffix == ".gif" or animations.moves(path)):
+        return animations.probe(path)
     if path.is_file() and suffix not in pictures.SUFFIXES:
         known = ", ".join(dict.fromkeys((*SUFFIXES, *pictures.SUFFIXES)))
         raise ValueError(f"{path}: not a clip; a name ending in {known} or a folder is expected")
-    files = pictures.pictures(path)
-    sizes = [_picture_size(file) for file in files]
-    for file, size in zip(files, sizes, strict=True):
-        if size != sizes[0]:
-            raise ValueError(video.differs(file, size, files[0], sizes[0]))
-    return Clip(path, sizes[0], len(files), None, "pictures")
+    return folders.probe(path)
+
+
+# ---- frames in and out -------------------------------------------------------------------------
 
 
 def read(clip: Clip) -> Iterator[Tensor]:
-    """The frames in order, [3, 1, H, W] float32 in 0..1 each. ValueError if the file breaks off."""
-    shots = {"video": video.frames, "animation": _animation_frames, "pictures": _picture_frames}
-    for pixels in shots[clip.kind](clip.path):  # [3, H, W]
-        if tuple(pixels.shape[1:]) != clip.size:
-            raise ValueError(
-                video.differs(clip.path, pixels.shape[1:], "its first frame", clip.size)
-            )
-        yield pixels[:, None]
+    """The frames in order, [3, 1, H, W] float32 in 0..1 each.
 
-
-def write(path: Path, frames: Iterable[Tensor], like: Clip) -> None:
-    """Writes chunks [3, n, H, W] as they come, with the times and the sound of `like`.
-
-    All or nothing: what stood at `path` goes when the last frame is in. ValueError if there are
-    more or fewer frames than `like` has or they are of another size, and before the first one is
-    asked for if the format cannot hold the sound; OSError in one line if writing fails.
+    ValueError if the file breaks off, or is no longer the one that was opened.
     """
-    if like.kind == "pictures":
-        _write_pictures(path, frames, like)
-        return
-    formats = video.MUXERS if like.kind == "video" else (".gif", ".webp")
-    if path.suffix.lower() not in formats:
+    readers = {"video": video.frames, "animation": animations.frames, "pictures": folders.frames}
+    n = 0
+    for pixels in readers[clip.kind](clip.path):  # [3, H, W]
+        n += 1
+        if tuple(pixels.shape[1:]) != clip.size:
+            raise ValueError(differs(clip.path, pixels.shape[1:], "its first frame", clip.size))
+        if n <= clip.frames:
+            yield pixels[:, None]
+    if n != clip.frames:
+        raise ValueError(f"{clip.path}: {n} frames where {clip.frames} were found at first")
+
+
+class Writer:
+    """Takes the frames of a restored clip, one after another."""
+
+    def __init__(self, like: Clip, made: VideoWriter | AnimationWriter | FolderWriter) -> None:
+        self.like, self.made, self.n = like, made, 0
+
+    def write(self, frame: Tensor) -> None:
+        """[3, H, W] in 0..1. ValueError if it is one too many or of another size."""
+        like = self.like
+        if tuple(frame.shape[1:]) != like.size:
+            raise ValueError(differs(like.path, like.size, "what came back", frame.shape[1:]))
+        if self.n == like.frames:
+            raise ValueError(f"{like.path}: more frames came back than the {self.n} it has")
+        self.n += 1
+        self.made.write(frame)
+
+
+@contextmanager
+def writer(path: Path, like: Clip) -> Iterator[Writer]:
+    """Writes a clip at `path` with the times and the sound of `like`, frame after frame.
+
+    All or nothing: what stood at `path` goes when the block ends well. ValueError then if fewer
+    frames came than `like` has, and at the beginning if the format cannot hold the sound; OSError
+    in one line if writing fails.
+    """
+    formats = {"video": container.MUXERS, "animation": animations.FORMATS}.get(like.kind)
+    if formats and path.suffix.lower() not in formats:
         raise ValueError(f"{path}: expected a name ending in {', '.join(formats)}")
-    with video.placed(path) as scratch:
-        save = video.save if like.kind == "video" else _write_animation
-        save(path, scratch, frames, like)
-
-
-# ---- animations and pictures -------------------------------------------------------------------
-
-
-def _moves(path: Path) -> bool:
-    """Whether a picture file is an animation."""
-    try:
-        with Image.open(path) as image:
-            return image.format in ("GIF", "WEBP", "PNG") and getattr(image, "is_animated", False)
-    except pictures.UNREADABLE:
-        return False
-
-
-def _reel(path: Path) -> Iterator[tuple[Image.Image, dict[str, Any]]]:
-    """The frames of an animation as they are seen, RGB, each with what pillow knows of it."""
-    k = 0
-    try:
-        with Image.open(path) as image:
-            for k in range(image.n_frames):
-                image.seek(k)
-                image.load()
-                yield image.convert("RGB"), dict(image.info)
-    except (*pictures.UNREADABLE, IndexError) as error:
-        raise ValueError(f"{path}: breaks off after {k} frames ({error})") from None
-
-
-def _animation_frames(path: Path) -> Iterator[Tensor]:
-    return (pictures.to_tensor(image) for image, _ in _reel(path))
-
-
-def _open_animation(path: Path) -> Clip:
-    durations, size = [], (0, 0)
-    for image, info in _reel(path):
-        durations.append(round(info.get("duration") or 0))
-        size = image.size[::-1]
-    rate = Fraction(1000 * len(durations), sum(durations)) if any(durations) else None
-    notes = video.notes(path, rate, durations)
-    return Clip(path, size, len(durations), rate, "animation", notes)
-
-
-def _write_animation(path: Path, scratch: Path, frames: Iterable[Tensor], like: Clip) -> None:
-    """Every frame whole, one after another; pillow would keep all and merge equal neighbours."""
-    gif, (H, W) = path.suffix.lower() == ".gif", like.size
-    marks = (info for _, info in _reel(like.path))
-    for k, (info, pixels) in enumerate(video.matched(marks, frames, like)):
-        if k == 0:
-            video.put(
-                path, _append, scratch, (_gif_head if gif else _webp_head)(W, H, info.get("loop"))
-            )
-        image, duration = Image.fromarray(video.to_bytes(pixels)), round(info.get("duration") or 0)
-        video.put(path, _append, scratch, (_gif_frame if gif else _webp_frame)(image, duration))
-    if gif:
-        video.put(path, _append, scratch, b";")
-    else:
-        with scratch.open("r+b") as file:  # a RIFF file begins with its length
-            file.seek(4)
-            file.write(struct.pack("<I", scratch.stat().st_size - 8))
-
-
-def _append(scratch: Path, content: bytes) -> None:
-    with scratch.open("ab") as file:
-        file.write(content)
-
-
-def _gif_head(W: int, H: int, loop: int | None) -> bytes:
-    head = b"GIF89a" + struct.pack("<HHxxx", W, H)
-    return (
-        head if loop is None else head + b"!\xff\x0bNETSCAPE2.0" + struct.pack("<BBHx", 3, 1, loop)
-    )
-
-
-def _gif_frame(image: Image.Image, duration: int) -> bytes:
-    options = {"duration": duration, "include_color_table": True}
-    return b"".join(GifImagePlugin.getdata(image.quantize(256), **options))
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
-
-
-def _three(*values: int) -> bytes:
-    return b"".join(value.to_bytes(3, "little") for value in values)
-
-
-def _webp_head(W: int, H: int, loop: int | None) -> bytes:
-    moving, repeat = bytes((2, 0, 0, 0)) + _three(W - 1, H - 1), struct.pack("<IH", 0, loop or 0)
-    return b"RIFF....WEBP" + _chunk(b"VP8X", moving) + _chunk(b"ANIM", repeat)
-
-
-def _webp_frame(image: Image.Image, duration: int) -> bytes:
-    still, (W, H) = BytesIO(), image.size
-    image.save(still, "WEBP", quality=95)
-    place = bytes(6) + _three(W - 1, H - 1, duration) + b"\x02"  # whole, not blended
-    return _chunk(b"ANMF", place + still.getvalue()[12:])
-
-
-def _picture_size(file: Path) -> tuple[int, int]:
-    """(H, W) upright, from the header."""
-    try:
-        with Image.open(file) as image:
-            W, H = image.size
-            return (W, H) if image.getexif().get(0x0112, 1) > 4 else (H, W)
-    except pictures.UNREADABLE:
-        raise ValueError(f"{file}: not a picture that can be read") from None
-
-
-def _picture_frames(path: Path) -> Iterator[Tensor]:
-    return (pictures.read(file).pixels for file in pictures.pictures(path))
-
-
-def _write_pictures(path: Path, frames: Iterable[Tensor], like: Clip) -> None:
-    """A folder with the names and formats of another, or one picture."""
-    files = pictures.pictures(like.path)
-    if like.path.is_file():
-        [(file, pixels)] = video.matched(files, frames, like)
-        return pictures.write(path, pixels, pictures.read(file))
-    strange = {f.name for f in path.iterdir()} - {f.name for f in files} if path.is_dir() else ()
-    if strange:
-        raise OSError(f"{path}: it holds other files, {min(strange)} for one; choose another --out")
-    with video.placed(path) as scratch:
-        for file, pixels in video.matched(files, frames, like):
-            pictures.write(scratch / file.name, pixels, pictures.read(file))
+    kinds = {"video": VideoWriter, "animation": AnimationWriter, "pictures": FolderWriter}
+    with replacing(path) as scratch:
+        made = kinds[like.kind](path, scratch, like)
+        try:
+            out = Writer(like, made)
+            yield out
+            if out.n < like.frames:
+                raise ValueError(
+                    f"{like.path}: only {out.n} frames came back, it has {like.frames}"
+                )
+            made.finish()
+        finally:
+            made.close()
 
 
 # ---- pairs to learn from -----------------------------------------------------------------------
@@ -261,7 +183,7 @@ def cubes(pair: pictures.Pair, side: int, frames: int) -> Iterator[tuple[Tensor,
     one, two = open_clip(pair.degraded), open_clip(pair.clean)
     H, W = one.size
     if one.size != two.size:
-        raise ValueError(video.differs(one.path, one.size, f"its pair {two.path}", two.size))
+        raise ValueError(differs(one.path, one.size, f"its pair {two.path}", two.size))
     if min(H, W) < side:
         raise ValueError(
             f"{one.path} is {W}x{H}, smaller than the training size: use --size {min(H, W)}"

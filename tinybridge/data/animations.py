@@ -1,0 +1,104 @@
+"""Animated GIF, WebP and PNG in and out, through pillow.
+
+Every frame keeps its time, but pillow makes one longer frame of neighbours that are equal. What is
+written is held in memory until it is whole.
+
+Letters: H W size in pixels.
+"""
+
+import itertools
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from tinybridge.data import pictures
+from tinybridge.data.clip import Clip, as_oserror, bounded, notes, to_bytes
+
+FORMATS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
+ROOM = 2**32  # bytes that the frames of one animation may take
+
+
+def moves(path: Path) -> bool:
+    """Whether a file is an animation of a kind that can be written too."""
+    if path.suffix.lower() not in FORMATS:
+        return False
+    try:
+        with Image.open(path) as image:
+            return image.format in FORMATS.values() and getattr(image, "is_animated", False)
+    except pictures.UNREADABLE:
+        return False
+
+
+def _images(path: Path) -> Iterator[tuple[Image.Image, dict[str, Any]]]:
+    """The frames as they are seen, RGB, each with what pillow knows of it."""
+    k = 0
+    try:
+        with Image.open(path) as image:
+            for k in range(image.n_frames):
+                image.seek(k)
+                image.load()
+                info = dict(image.info, clear=image.has_transparency_data)
+                yield image.convert("RGB"), info
+    except (*pictures.UNREADABLE, IndexError) as error:
+        raise ValueError(f"{path}: breaks off after {k} frames ({error})") from None
+
+
+def frames(path: Path) -> Iterator[Tensor]:
+    """[3, H, W] in 0..1 each. ValueError if the file breaks off."""
+    for image, _ in _images(path):
+        yield pictures.to_tensor(image)
+
+
+def probe(path: Path) -> Clip:
+    """All frames are decoded, if their number and size allow it. ValueError in one line."""
+    n, H, W = _extent(path)
+    bounded(path, H, W)
+    if 3 * n * H * W > ROOM:
+        raise ValueError(f"{path}: {n} frames of {W}x{H} are too many; convert it to a video first")
+    durations, clear, loop = [], False, None
+    for _, info in _images(path):
+        durations.append(round(info.get("duration") or 0))
+        clear, loop = clear or info["clear"], info.get("loop")
+    whole = sum(durations)
+    times = tuple(itertools.accumulate(durations, initial=0))
+    rate = Fraction(1000 * n, whole) if whole else None
+    told = notes(path, rate, times, ["transparency"] if clear else [])
+    tags = {} if loop is None else {"loop": loop}
+    return Clip(path, (H, W), n, rate, "animation", times, Fraction(1, 1000), told, tags)
+
+
+def _extent(path: Path) -> tuple[int, int, int]:
+    """Number of frames, H and W, from the headers."""
+    try:
+        with Image.open(path) as image:
+            return image.n_frames, image.height, image.width
+    except pictures.UNREADABLE as error:
+        raise ValueError(f"{path}: not an animation that can be read ({error})") from None
+
+
+class AnimationWriter:
+    """Takes the frames of a clip one by one; `finish` when all are in."""
+
+    def __init__(self, path: Path, scratch: Path, like: Clip) -> None:
+        self.path, self.scratch, self.like = path, scratch, like
+        self.format = FORMATS[path.suffix.lower()]
+        self.images: list[Image.Image] = []
+
+    def write(self, frame: Tensor) -> None:
+        """[3, H, W] in 0..1."""
+        image = Image.fromarray(to_bytes(frame))
+        self.images.append(image.quantize(256) if self.format == "GIF" else image)
+
+    def finish(self) -> None:
+        durations = [late - early for early, late in itertools.pairwise(self.like.times)]
+        first, *more = self.images
+        told = {"duration": durations, "quality": 95, **self.like.tags}
+        with as_oserror(self.path):
+            first.save(self.scratch, self.format, save_all=True, append_images=more, **told)
+
+    def close(self) -> None:
+        self.images.clear()

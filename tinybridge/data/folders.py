@@ -1,0 +1,77 @@
+"""Folders of frames, and single pictures, as clips. Pictures keep what pictures.py keeps.
+
+Letters: H W size in pixels.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from tinybridge.data import pictures
+from tinybridge.data.clip import Clip, differs
+
+
+def probe(path: Path) -> Clip:
+    """Only the headers are read. ValueError if one cannot be, or the sizes differ."""
+    files = pictures.pictures(path)
+    sizes = [_size(file) for file in files]
+    for file, size in zip(files, sizes, strict=True):
+        if size != sizes[0]:
+            raise ValueError(differs(file, size, files[0], sizes[0]))
+    return Clip(path, sizes[0], len(files), None, "pictures")
+
+
+def _size(file: Path) -> tuple[int, int]:
+    """(H, W) upright, from the header."""
+    try:
+        with Image.open(file) as image:
+            W, H = image.size
+            return (W, H) if image.getexif().get(0x0112, 1) > 4 else (H, W)
+    except pictures.UNREADABLE:
+        raise ValueError(f"{file}: not a picture that can be read") from None
+
+
+def frames(path: Path) -> Iterator[Tensor]:
+    """[3, H, W] in 0..1 each."""
+    for file in pictures.pictures(path):
+        yield pictures.read(file).pixels
+
+
+class FolderWriter:
+    """A folder with the names and formats of another, or one picture."""
+
+    def __init__(self, path: Path, scratch: Path, like: Clip) -> None:
+        """OSError if the folder holds files that the other one does not."""
+        self.path, self.scratch, self.n = path, scratch, 0
+        self.single = like.path.is_file()
+        self.files = pictures.pictures(like.path)
+        # One picture is made in a folder too: its format is known by its name.
+        self.folder = scratch.with_suffix(".one") if self.single else scratch
+        names = {file.name for file in self.files}
+        strange = {f.name for f in path.iterdir()} - names if path.is_dir() else set()
+        if strange:
+            raise OSError(
+                f"{path}: it holds other files, {min(strange)} for one; choose another --out"
+            )
+
+    def write(self, frame: Tensor) -> None:
+        """[3, H, W] in 0..1."""
+        file = self.files[self.n]
+        place = self.path if self.single else self.path / file.name
+        made = self.folder / place.name
+        self.n += 1
+        try:
+            pictures.write(made, frame, pictures.read(file))
+        except OSError as error:
+            raise OSError(str(error).replace(str(made), str(place))) from None
+
+    def finish(self) -> None:
+        if self.single:
+            (self.folder / self.path.name).replace(self.scratch)
+
+    def close(self) -> None:
+        if self.single:
+            shutil.rmtree(self.folder, ignore_errors=True)
