@@ -23,26 +23,8 @@ from tinybridge.backbone import Backbone
 from tinybridge.data import clips, pictures
 from tinybridge.data.tables import save_table
 from tinybridge.files import Job, restore_clip, restore_picture
-from tinybridge.prompt import Prompt, Tokens
+from tinybridge.prompt import Prompt, agreed
 from tinybridge.stream import Windows
-
-USUAL = {"bridge": "desired", "t0": "0.4", "grid": "true"}  # what mixed prompts must agree on
-
-
-def load_prompts(files: list[Path]) -> tuple[list[Prompt | Tokens], dict[str, str]]:
-    """The prompts and what they agree on; ValueError naming two files that do not."""
-    prompts, first = [Prompt.load(file) for file in files], None
-    for file, prompt in zip(files, prompts, strict=True):
-        told = {key: prompt.meta.get(key, value) for key, value in USUAL.items()}
-        told["space"] = prompt.space
-        first = first or told
-        for key in told:
-            if told[key] != first[key]:
-                raise ValueError(
-                    f"{file} was trained with {key} {told[key]}, {files[0]} with {first[key]}: "
-                    "only prompts that share it can be mixed"
-                )
-    return prompts, first
 
 
 def jobs(flags: argparse.Namespace) -> list[Job]:
@@ -122,17 +104,18 @@ def said(row: dict[str, float]) -> str:
 
 def run(flags: argparse.Namespace) -> int:
     """Restores everything; how many items failed, each told in a line of its own."""
-    prompts, told = load_prompts(flags.prompt)
-    t0 = float(told["t0"]) if flags.t0 is None else flags.t0
+    prompts = [Prompt.load(file) for file in flags.prompt]
+    told = agreed(prompts, flags.prompt)
+    t0 = told.t0 if flags.t0 is None else flags.t0
     bridge.times(t0, steps=flags.steps)
     work = jobs(flags)
-    path = flags.bridge or told["bridge"]
+    path = flags.bridge or told.bridge
     options = {"bridge": path, "steps": flags.steps, "t0": t0, "seed": flags.seed}
     model = flags.weights or f"the bundled tiny {flags.backbone.upper()} (no --weights)"
     head = f"{model}, {path} bridge from t0 {t0} in {flags.steps} steps, {flags.device}"
     if flags.backbone == "flux":
         print(head)
-    backbone = load_backbone(flags, prompts, told["grid"] == "true")
+    backbone = load_backbone(flags, prompts, told.grid)
     if backbone.video:
         kind, stride = "clip", backbone.vae.time_stride
         window = backbone.window if flags.window is None else flags.window

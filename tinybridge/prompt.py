@@ -11,8 +11,10 @@ Ours are .safetensors files with metadata; the authors' are .pt files (arXiv 260
 
 import os
 import pickle
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -134,6 +136,43 @@ class Tokens(nn.Module):
                 f"prompt is for {form.format(*mine)}, but this backbone is "
                 f"{form.format(*wanted)}; load the weights it was trained on"
             )
+
+
+class Agreed(NamedTuple):
+    """What prompts were trained with, and so must be restored with."""
+
+    bridge: str
+    t0: float
+    grid: bool  # the model is told the time on the authors' 1000-step grid
+    space: str  # "embedding" or "token"
+
+
+UNSAID = {"bridge": "desired", "t0": "0.4", "grid": "true"}  # by prompts without metadata
+
+
+def agreed(prompts: Sequence[Prompt | Tokens], names: Sequence[object] | None = None) -> Agreed:
+    """What all of one or more prompts were trained with; only such prompts can be mixed.
+
+    names: what to call them in errors, their files for instance; None: prompt 1, prompt 2, ...
+    ValueError naming two that differ, or one whose t0 is no number.
+    """
+    names = names or [f"prompt {k}" for k in range(1, len(prompts) + 1)]
+    first: dict[str, str] = {}
+    for name, prompt in zip(names, prompts, strict=True):
+        mine = {key: prompt.meta.get(key, usual) for key, usual in UNSAID.items()}
+        mine["space"] = prompt.space
+        first = first or mine
+        for key, value in mine.items():
+            if value != first[key]:
+                raise ValueError(
+                    f"{name} was trained with {key} {value}, {names[0]} with {first[key]}: "
+                    "only prompts that share it can be mixed"
+                )
+    try:
+        t0 = float(first["t0"])
+    except ValueError:
+        raise ValueError(f"{names[0]}: its t0 is {first['t0']!r}, a number is expected") from None
+    return Agreed(first["bridge"], t0, first["grid"] == "true", first["space"])
 
 
 def _parameter(name: str, tensor: Tensor) -> nn.Parameter:

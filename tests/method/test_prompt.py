@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tinybridge.prompt import Prompt
+from tinybridge.prompt import Prompt, Tokens, agreed
 
 SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[3] / "shared")) / "prompts"
 
@@ -146,3 +146,41 @@ def test_saving_where_nothing_can_be_written_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="cannot be written"):
         small().save(tmp_path / "file" / "p.safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+# -------------------------------------------------------------------------------- several prompts
+
+
+def said(space: str = "embedding", **meta: str) -> Prompt | Tokens:
+    if space == "token":
+        return Tokens(torch.zeros(5, 8), meta)
+    return Prompt(torch.zeros(5, 8), torch.ones(3), meta)
+
+
+def test_prompts_agree_on_what_they_were_trained_with():
+    assert agreed([said()]) == ("desired", 0.4, True, "embedding")
+    naive = {"bridge": "naive", "t0": "0.2", "grid": "false"}
+    assert agreed([said(**naive, seed="1"), said(**naive, seed="2")]) == (
+        "naive",
+        0.2,
+        False,
+        "embedding",
+    )
+    assert agreed([said("token")]).space == "token"
+
+
+@pytest.mark.parametrize("key, value", [("bridge", "ddbm"), ("t0", "0.3"), ("grid", "false")])
+def test_prompts_that_differ_are_named(key, value):
+    usual = {"bridge": "desired", "t0": "0.4", "grid": "true"}[key]
+    message = f"c.pt was trained with {key} {value}, a.pt with {usual}: only prompts that share it"
+    with pytest.raises(ValueError, match=message):
+        agreed([said(), said(), said(**{key: value})], ["a.pt", "b.pt", "c.pt"])
+    with pytest.raises(ValueError, match=f"prompt 2 was trained with {key}"):
+        agreed([said(), said(**{key: value})])
+
+
+def test_spaces_and_odd_times_are_named():
+    with pytest.raises(ValueError, match="prompt 2 was trained with space token, prompt 1 with"):
+        agreed([said(), said("token")])
+    with pytest.raises(ValueError, match="a.pt: its t0 is 'early', a number is expected"):
+        agreed([said(t0="early")], ["a.pt"])
