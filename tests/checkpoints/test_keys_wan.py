@@ -1,33 +1,23 @@
 """WAN's name table against both official lists, diffusers' converter and diffusers' own model."""
 
-import json
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from diffusers.loaders import single_file_utils as converter
 
+from tests.oracles.official import shapes
 from tests.oracles.wan import diffusers_twin, error, inputs, run_twin, tiny
 from tinybridge.checkpoints.keys_wan import WAN
 from tinybridge.checkpoints.layout import identify, plan
 from tinybridge.wan import SIZES, Wan, WanConfig
 
-SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[3] / "shared"))
-needs_lists = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/keys")
 BOTH = pytest.mark.parametrize(("size", "short"), [("1.3B", "wan13"), ("14B", "wan14")])
 
 
-def listed(name: str) -> dict[str, list[int]]:
-    return json.loads((SHARED / "keys" / f"{name}.json").read_text())
-
-
-@needs_lists
 @BOTH
 def test_every_diffusers_name_is_read_once_with_its_shape(size, short):
     with torch.device("meta"):
         own = Wan(WanConfig(**SIZES[size])).state_dict()
-    theirs = listed(f"{short}_diff")
+    theirs = shapes(f"{short}_diff")
     rows = plan(own, WAN)
     assert sorted(part for parts, _ in rows.values() for part in parts) == sorted(theirs)
     for name, ((part,), rule) in rows.items():
@@ -35,21 +25,19 @@ def test_every_diffusers_name_is_read_once_with_its_shape(size, short):
     assert identify(theirs)[0] == identify(own)[0] == "wan"
 
 
-@needs_lists
 @BOTH
 def test_there_and_back_is_the_identity(size, short):
-    forth = {name: part for name, ((part,), _) in plan(listed(f"{short}_vendor"), WAN).items()}
+    forth = {name: part for name, ((part,), _) in plan(shapes(f"{short}_vendor"), WAN).items()}
     theirs = {part: name for name, part in forth.items()}
     assert len(theirs) == len(forth)
     swapped = tuple((other, own, rule) for own, other, rule in WAN)
-    back = {name: part for name, ((part,), _) in plan(listed(f"{short}_diff"), swapped).items()}
+    back = {name: part for name, ((part,), _) in plan(shapes(f"{short}_diff"), swapped).items()}
     assert back == theirs
 
 
-@needs_lists
 @BOTH
 def test_table_agrees_with_diffusers_converter(size, short):
-    names = list(listed(f"{short}_vendor"))
+    names = list(shapes(f"{short}_vendor"))
     numbered = {name: torch.tensor(i) for i, name in enumerate(names)}
     theirs = converter.convert_wan_transformer_to_diffusers(dict(numbered))
     rows = plan(names, WAN)

@@ -1,26 +1,14 @@
 """The WAN autoencoder's names in both layouts, at full size: each once, same shapes, invertible."""
 
-import json
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
+from tests.oracles.official import shapes
 from tinybridge.checkpoints import layout
 from tinybridge.checkpoints.keys_wan_vae import WAN_VAE, rows
 from tinybridge.wan_vae import AutoEncoder, AutoEncoderConfig
-
-SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[3] / "shared")) / "keys"
-needs_lists = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the key tables are not beside this checkout"
-)
-
-
-def key_list(name) -> dict[str, list[int]]:
-    return json.loads((SHARED / f"{name}.json").read_text())
 
 
 def on_meta(model, *given, **fields) -> dict[str, list[int]]:
@@ -29,9 +17,8 @@ def on_meta(model, *given, **fields) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in state.items()}
 
 
-@needs_lists
 def test_every_official_name_is_read_once_and_its_shape_agrees():
-    ours, theirs = key_list("wanvae_vendor"), key_list("wanvae_diff")
+    ours, theirs = shapes("wanvae_vendor"), shapes("wanvae_diff")
     plan = layout.plan(ours, WAN_VAE)
     sources = [source for sources, rule in plan.values() for source in sources]
     assert sorted(sources) == sorted(theirs) and len(sources) == len(set(sources)) == 194
@@ -40,9 +27,8 @@ def test_every_official_name_is_read_once_and_its_shape_agrees():
     assert sum(torch.Size(shape).numel() for shape in ours.values()) == 126_892_531
 
 
-@needs_lists
 def test_there_and_back_is_the_identity_and_is_what_diffusers_converter_does():
-    numbers = {name: torch.tensor(i) for i, name in enumerate(key_list("wanvae_vendor"))}
+    numbers = {name: torch.tensor(i) for i, name in enumerate(shapes("wanvae_vendor"))}
     plan = layout.plan(numbers, WAN_VAE)
     there = {source: numbers[name] for name, ([source], _) in plan.items()}
     back = {name: there[source] for name, ([source], _) in plan.items()}

@@ -1,9 +1,5 @@
 """Name tables, layouts, shards, dtypes and accounting of the loader, against diffusers' files."""
 
-import json
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
@@ -14,13 +10,12 @@ from transformers import T5Config as HubT5Config
 
 import weights
 from tests.oracles import folders as make
+from tests.oracles import official
 from tinybridge.checkpoints import layout
 from tinybridge.flux import FluxConfig
 from tinybridge.flux_vae import AutoEncoderConfig
 from tinybridge.text.encoders import ClipConfig, T5Config
 
-SHARED = Path(__file__).parents[3] / "shared"
-LISTS = Path(os.environ.get("TINYBRIDGE_SHARED", SHARED)) / "keys"
 OFFICIAL = (  # key list, model, its config, its parameters
     ("flux_dev_bfl", "flux", FluxConfig(), 11_901_408_320),
     ("flux_dev_diff", "flux", FluxConfig(), 11_901_408_320),
@@ -31,13 +26,6 @@ OFFICIAL = (  # key list, model, its config, its parameters
     ("clip_l", "clip", ClipConfig(), 123_060_480),
     ("t5xxl", "t5", T5Config(), 4_762_310_656),
 )
-needs_lists = pytest.mark.skipif(
-    not LISTS.is_dir(), reason="TINYBRIDGE_SHARED has no keys/: they are not in the repository"
-)
-
-
-def key_list(name: str) -> dict[str, list[int]]:
-    return json.loads((LISTS / f"{name}.json").read_text())
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -47,12 +35,11 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 # ---------------------------------------------------------------------------- official tables
 
 
-@needs_lists
 @pytest.mark.parametrize(("name", "kind", "config", "parameters"), OFFICIAL)
 def test_official_keys_are_used_once_and_fill_every_parameter(
     tmp_path, name, kind, config, parameters
 ):
-    shapes = key_list(name)
+    shapes = official.shapes(name)
     # One byte a value: a 12 GB hole can be mapped on machines where one of 24 GB cannot.
     file = make.write_header(tmp_path / "x.safetensors", shapes, "F8_E4M3")
     model = weights.load(kind, file, None, "meta", None)
@@ -70,12 +57,11 @@ def test_official_keys_are_used_once_and_fill_every_parameter(
     assert last in make.error_of(weights.load, kind, other, config, "meta", None)
 
 
-@needs_lists
 def test_tables_agree_with_diffusers_converters():
     """Every value is a number of its own, so that a wrong row or order cannot hide."""
     for name, table in (("flux_dev_bfl", layout.FLUX), ("fluxae_bfl", layout.FLUX_VAE)):
         numbered, n = {}, 0
-        for key, shape in key_list(name).items():
+        for key, shape in official.shapes(name).items():
             thin = shape[:2] if shape[2:] == [1, 1] else shape[:1]  # columns are never touched
             size = torch.Size(thin).numel()
             numbered[key] = torch.arange(n, n + size, dtype=torch.float64).view(*thin)

@@ -1,10 +1,8 @@
 """WAN 2.1 through the loader: official names, the other packages' folders, pickles, wrong files."""
 
 import json
-import os
 import shutil
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from safetensors.torch import save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
 import weights
+from tests.oracles import official
 from tests.oracles.folders import error_of, to_other, write_header, write_shards
 from tests.oracles.text import t5
 from tests.oracles.wan import diffusers_twin, error, inputs, run_twin, tiny
@@ -25,7 +24,6 @@ from tinybridge.text.encoders import T5Config
 from tinybridge.wan import FLOAT32, SIZES, Wan, WanConfig
 from tinybridge.wan_vae import MEAN, STD, AutoEncoderConfig
 
-SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[3] / "shared"))
 SMALL, LARGE = WanConfig(), WanConfig(**SIZES["14B"])
 UMT5 = T5Config(vocab_size=256384, per_layer_bias=True)
 OFFICIAL = (  # key list, model, its config, its parameters, the table of that layout
@@ -42,14 +40,13 @@ OFFICIAL = (  # key list, model, its config, its parameters, the table of that l
 # ----------------------------------------------------------------------------- official tables
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/keys is not in the repository")
 @pytest.mark.parametrize(
     ("name", "kind", "config", "parameters", "table"), OFFICIAL, ids=[row[0] for row in OFFICIAL]
 )
 def test_official_keys_are_used_once_and_fill_every_parameter(
     tmp_path, name, kind, config, parameters, table
 ):
-    shapes = json.loads((SHARED / "keys" / f"{name}.json").read_text())
+    shapes = official.shapes(name)
     # One byte a value: a smaller hole can be mapped where one of 57 GB cannot.
     file = write_header(tmp_path / "x.safetensors", shapes, "F8_E4M3")
     model = LOAD[kind](file, device="meta")

@@ -1,15 +1,14 @@
 """The face over WAN: clips in and out, whole and streamed, the text's rows, whole folders."""
 
 import json
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import UMT5Config, UMT5EncoderModel
 
 import weights
+from tests.oracles import authors
 from tests.oracles.folders import error_of
 from tests.oracles.wan import error
 from tests.oracles.wan_files import LENGTH, write_wan
@@ -20,8 +19,6 @@ from tinybridge.bridge import grid_wan
 from tinybridge.prompt import Prompt
 from tinybridge.restoration import restore
 from tinybridge.wan import Wan, WanConfig
-
-SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[3] / "shared"))
 
 
 @pytest.fixture(autouse=True)
@@ -220,8 +217,7 @@ def test_missing_parts_are_one_line(folder):
 # ------------------------------------------------------------------------------------ full width
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the authors' files lie beside the repository")
-def test_the_authors_prompts_run_in_a_full_size_wan():
+def test_the_authors_prompts_run_in_a_full_size_wan(tmp_path):
     """WAN 2.1 T2V 1.3B, all 30 blocks in bfloat16; drawing 1.4 billion numbers would take longer
     than the rest, so every weight is a stretch of one million."""
     with torch.device("meta"):
@@ -239,7 +235,8 @@ def test_the_authors_prompts_run_in_a_full_size_wan():
     vae, context = autoencoder(small(16, dim=4)), torch.zeros(1, 226, 4096)
     context[0, 0] = torch.randn(4096, generator=torch.Generator().manual_seed(0))
     full = Backbone("wan", whole, vae, context.bfloat16(), video=True)
-    prompts = [Prompt.load(SHARED / f"prompts/wan_{kind}.pt") for kind in ("haze", "snow")]
+    files = [authors.write_wan(tmp_path / f"{seed}.pt", seed) for seed in (0, 1)]
+    prompts = [Prompt.load(file) for file in files]
     for prompt in prompts:
         prompt.check("wan", full.length, full.width, full.blocks)
 

@@ -1,6 +1,5 @@
 """Prompt files: ours and the authors', and everything that may be wrong with one."""
 
-import os
 import pickle
 from pathlib import Path
 
@@ -8,9 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.oracles import authors
 from tinybridge.prompt import Prompt, Tokens, agreed
-
-SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[3] / "shared")) / "prompts"
 
 
 def small(seed=0, **meta):
@@ -42,25 +40,25 @@ def test_init_is_seeded_and_of_the_stated_size():
     assert a.residual.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-def authors(folder, residual, gates, name="p.pt", backend="flux"):
-    bank = {"prompts": residual[None]}
-    torch.save({"backend": backend, "deep_prompt_bank": bank, "alphas": list(gates)}, folder / name)
-    return folder / name
-
-
 def test_the_authors_format(tmp_path):
-    prompt = Prompt.load(authors(tmp_path, torch.randn(6, 4), torch.randn(57)))
+    file = authors.write_authors(tmp_path / "p.pt", torch.randn(6, 4), torch.randn(57))
+    prompt = Prompt.load(file)
     assert prompt.residual.shape == (6, 4) and prompt.gates.shape == (57,)
     assert prompt.meta["backbone"] == "flux" and prompt.meta["bridge"] == "desired"
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the authors' files lie beside the repository")
-@pytest.mark.parametrize(
-    "name, std, norm, first, last",
-    [("haze", 0.0932, 54.92, -0.1218, 0.7739), ("snow", 0.0899, 52.98, 0.1137, -0.7226)],
-)
-def test_the_authors_released_prompts(name, std, norm, first, last):
-    prompt = Prompt.load(SHARED / f"wan_{name}.pt")
+FACTS = {  # of the residual: deviation, norm; of the gates: the first, the last
+    "imitated": (0.0932, 54.92, -0.1218, 0.7739),
+    "wan_haze": (0.0932, 54.92, -0.1218, 0.7739),
+    "wan_snow": (0.0899, 52.98, 0.1137, -0.7226),
+}
+
+
+@pytest.mark.parametrize("released", [None, *authors.RELEASED], ids=lambda f: str(f and f.stem))
+def test_the_authors_released_prompts(tmp_path, released):
+    file = released or authors.write_wan(tmp_path / "imitated.pt")
+    prompt = Prompt.load(file)
+    std, norm, first, last = FACTS[file.stem]
     prompt.check("wan", 226, 1536, 30)
     assert prompt.residual.std().item() == pytest.approx(std, abs=6e-5)
     assert prompt.residual.norm().item() == pytest.approx(norm, abs=6e-3)
@@ -90,7 +88,7 @@ def one_line(error, path):
 def test_a_truncated_file_is_one_clear_line(tmp_path, keep, suffix):
     whole = tmp_path / f"whole{suffix}"
     if suffix == ".pt":
-        authors(tmp_path, torch.randn(6, 4), torch.randn(3), whole.name)
+        authors.write_authors(whole, torch.randn(6, 4), torch.randn(3))
     else:
         small().save(whole)
     path = tmp_path / f"cut{suffix}"

@@ -1,12 +1,9 @@
 """The FLUX autoencoder against diffusers and its formulas in fp64."""
 
-import json
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
+from tests.oracles import official
 from tests.oracles.flux_vae import (
     CONFIGS,
     SMALL,
@@ -25,19 +22,14 @@ from tests.oracles.flux_vae import (
 )
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
 
-SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[3] / "shared"))
-KEYS = SHARED / "keys" / "fluxae_bfl.json"
-
 # ---- keys --------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not KEYS.exists(), reason="the key tables are not beside this checkout")
 def test_the_default_config_has_the_vendors_keys_and_shapes():
     with torch.device("meta"):
         state = AutoEncoder(AutoEncoderConfig()).state_dict()
-    assert {key: list(tensor.shape) for key, tensor in state.items()} == json.loads(
-        KEYS.read_text()
-    )
+    own = {key: list(tensor.shape) for key, tensor in state.items()}
+    assert own == official.shapes("fluxae_bfl")
 
 
 # ---- against diffusers ---

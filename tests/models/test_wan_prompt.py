@@ -1,14 +1,13 @@
 """The prompt in WAN: one-pass, prepared and checkpointed forms against the literal two passes."""
 
 import math
-import os
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.oracles import authors
 from tests.oracles.wan import (
     N_BLOCKS,
     D,
@@ -26,8 +25,6 @@ from tests.oracles.wan import (
 )
 from tinybridge.prompt import Prompt
 from tinybridge.wan import Wan, WanConfig
-
-SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[3] / "shared"))
 
 
 @pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 1e-5), (torch.float64, 1e-6)])
@@ -180,16 +177,15 @@ def test_prepared_cross_attention_costs_half_of_the_literal_passes():
     assert prepared < 0.5 * literally
 
 
-def test_the_authors_prompt_runs_in_full_width():
-    if not SHARED.exists():
-        pytest.skip("needs ../shared/prompts")
-    prompt = Prompt.load(SHARED / "prompts" / "wan_haze.pt").requires_grad_(False)
+def test_the_authors_prompt_runs_in_full_width(tmp_path):
+    file = authors.write_wan(tmp_path / "haze.pt")
+    prompt = Prompt.load(file).requires_grad_(False)
     with torch.device("meta"):
         whole = Wan(WanConfig())
         x, t, context = torch.zeros(2, 16, 3, 8, 12), torch.ones(2), torch.zeros(1, 226, 4096)
     assert whole(x, t, context, prompt.to("meta")).shape == (2, 16, 3, 8, 12)
 
-    prompt = Prompt.load(SHARED / "prompts" / "wan_haze.pt").requires_grad_(False)
+    prompt = Prompt.load(file).requires_grad_(False)
     model = tiny(**vars(WanConfig(depth=1)))
     context = torch.zeros(1, 226, 4096)
     context[0, 0] = random(4096, seed=3)

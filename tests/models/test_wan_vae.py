@@ -1,14 +1,12 @@
 """The WAN autoencoder against diffusers and its formulas in fp64; traps and errors."""
 
 import inspect
-import json
-import os
-from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
+from tests.oracles import official
 from tests.oracles.wan_vae import (
     CONFIGS,
     SMALL,
@@ -28,19 +26,14 @@ from tests.oracles.wan_vae import (
 from tinybridge.parts.causal import framewise
 from tinybridge.wan_vae import MEAN, STD, AutoEncoder, AutoEncoderConfig
 
-SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[3] / "shared"))
-KEYS = SHARED / "keys" / "wanvae_vendor.json"
-
 # ---- keys --------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not KEYS.exists(), reason="the key tables are not beside this checkout")
 def test_the_default_config_has_the_vendors_keys_and_shapes():
     with torch.device("meta"):
         state = AutoEncoder(AutoEncoderConfig()).state_dict()
-    assert {key: list(tensor.shape) for key, tensor in state.items()} == json.loads(
-        KEYS.read_text()
-    )
+    own = {key: list(tensor.shape) for key, tensor in state.items()}
+    assert own == official.shapes("wanvae_vendor")
 
 
 # ---- against diffusers ---

@@ -1,13 +1,11 @@
 """T5, UMT5 and CLIP's text model against transformers, their formulas and the published names."""
 
 import copy
-import json
-import os
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.oracles import official
 from tests.oracles.text import (
     bucket,
     clip,
@@ -21,7 +19,6 @@ from tests.oracles.text import (
 )
 from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder, distance_buckets
 
-SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[3] / "shared"))
 BARS = [(torch.float32, 1e-5), (torch.float64, 1e-6)]
 CASES = [(False, False), (True, False), (True, True)]  # a table for each layer, a mask
 
@@ -217,10 +214,9 @@ def test_activations_beyond_half_precision_stay_finite(per_layer, dtype):
         assert error(out, t5_twin(model)(ids, mask)) <= 1e-5
 
 
-@pytest.mark.skipif(not (SHARED / "keys").is_dir(), reason="no listings: see TINYBRIDGE_SHARED")
 @pytest.mark.parametrize("file", ["clip_l", "t5xxl", "umt5xxl"])
 def test_full_size_names_and_shapes_are_the_published_ones(file):
-    want = json.loads((SHARED / "keys" / f"{file}.json").read_text(encoding="utf-8"))
+    want = official.shapes(file)
     with torch.device("meta"):
         if file == "clip_l":
             model = ClipText(ClipConfig())

@@ -2,22 +2,21 @@
 
 import io
 import json
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 import sentencepiece
 
+from tests.oracles.official import SHARED
 from tests.oracles.strings import by_hand, drawn
 from tinybridge.text.tokenizers import ClipTokens, T5Tokens
 
-SHARED = Path(os.environ.get("TINYBRIDGE_SHARED", Path(__file__).parents[3] / "shared"))
 BUNDLED = Path(__file__).parents[2] / "tinybridge" / "tiny" / "flux"
 REAL = pytest.param(
     SHARED / "clip",
     marks=pytest.mark.skipif(
-        not (SHARED / "clip" / "vocab.json").is_file(), reason="see TINYBRIDGE_SHARED"
+        not (SHARED / "clip" / "vocab.json").is_file(), reason="no real vocabulary at hand"
     ),
     id="real",
 )
