@@ -20,7 +20,7 @@ from tqdm import tqdm
 import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
-from tinybridge.data import clips, pictures
+from tinybridge.data import clips, pairs, pictures
 from tinybridge.data.tables import save_table
 from tinybridge.files import Job, restore_clip, restore_picture
 from tinybridge.prompt import Prompt, agreed
@@ -36,19 +36,20 @@ def jobs(flags: argparse.Namespace) -> list[Job]:
     if not wan and (flags.window, flags.overlap) != (None, None):
         raise ValueError("--window and --overlap are for clips, which --backbone wan restores")
     if flags.input.suffix.lower() == ".json":
-        rows = [(pair.degraded, pair.clean) for pair in pictures.pairs(flags.input)]
+        rows = [(pair.degraded, pair.clean) for pair in pairs.pairs(flags.input)]
     else:
         files = clips.clips(flags.input) if wan else pictures.pictures(flags.input)
         rows = [(file, None) for file in files]
     if flags.target is not None and not flags.target.exists():
         raise FileNotFoundError(f"{flags.target}: no such file or folder")
-    goals = clips.clips(flags.target) if wan and flags.target else []
+    list_folder = clips.clips if wan else pictures.pictures
+    goals = list_folder(flags.target) if flags.target else []
     found, taken = [], set()
     for file, target in rows:
         if goals:
-            target = goals[0] if goals == [flags.target] else namesake(file, goals, flags.target)
-        elif flags.target is not None:
-            target = pictures.partner(file, flags.target) if flags.target.is_dir() else flags.target
+            target = goals[0]
+            if goals != [flags.target]:
+                target = pairs.namesake(file, pairs.by_name(goals), flags.target)
         out, k = flags.out / file.name, 2
         while out in taken:
             out, k = flags.out / f"{file.stem}-{k}{file.suffix}", k + 1
@@ -59,16 +60,6 @@ def jobs(flags: argparse.Namespace) -> list[Job]:
             raise ValueError(f"{file}: its restoration would replace it; choose another --out")
         found.append(Job(file, target, out))
     return found
-
-
-def namesake(file: Path, candidates: list[Path], folder: Path) -> Path:
-    """The one of `candidates` that has the same name, or the same stem. ValueError if none has."""
-    same = [clip for clip in candidates if clip.name == file.name]
-    same = same or [clip for clip in candidates if clip.stem == file.stem]
-    if len(same) != 1:
-        found = f"{len(same)} candidates have" if same else "no clip has"
-        raise ValueError(f"{file}: {found} its name in {folder}, one is expected")
-    return same[0]
 
 
 def load_backbone(flags: argparse.Namespace, prompts: list, grid: bool) -> Backbone:

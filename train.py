@@ -26,7 +26,8 @@ from tqdm import tqdm
 import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
-from tinybridge.data import pictures, scenes
+from tinybridge.data import scenes
+from tinybridge.data.sheet import sheet
 from tinybridge.data.tables import save_table
 from tinybridge.metrics import measures, psnr
 from tinybridge.restoration import restore
@@ -71,7 +72,7 @@ def report(
     notes = [[*(f"{db:.1f} dB" for db in row), ""] for row in each]
     columns = [filmstrip(p[:6]) for p in (*shown.values(), pairs.clean)]
     side = 384 if baseline.video else 192
-    pictures.sheet(out / "preview.png", columns, [*shown, "clean"], notes, side=side)
+    sheet(out / "preview.png", columns, [*shown, "clean"], notes, side=side)
     return rows
 
 

@@ -31,7 +31,8 @@ import train
 import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
-from tinybridge.data import clips, pictures, scenes
+from tinybridge.data import scenes
+from tinybridge.data.pairs import pairs as find_pairs
 from tinybridge.metrics import measures
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restoration import restore
@@ -112,8 +113,7 @@ class Lab:
         self.title = (path.name if path else f"tiny {name}") + (f" {files.stem}" if files else "")
         _, self.rates, size = train.DEFAULTS[name, path is not None]
         self.side, self.frames = parse_size(size, size)
-        read = clips.pairs if self.backbone.video else pictures.pairs
-        found = read(files, None) if files is not None else ()
+        found = find_pairs(files, None, self.backbone.video) if files is not None else ()
         self.kinds = tuple(sorted({pair.degradation for pair in found})) or scenes.KINDS
         self.alone = lru_cache(self.alone)  # what does not depend on the prompt is done once
         self.pairs = lru_cache(maxsize=16)(self.pairs)

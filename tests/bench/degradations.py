@@ -19,10 +19,11 @@ from pathlib import Path
 import torch
 
 import weights
-from tinybridge.data import moving_scenes, pictures, scenes
+from tinybridge.data import moving_scenes, scenes
+from tinybridge.data.sheet import sheet
 from tinybridge.prompt import Prompt
 from tinybridge.restoration import restore
-from train import strips
+from train import filmstrip
 
 ROOT = Path(__file__).parents[2]
 SHOWN = [1_000_000, 1_000_001]  # the first two held-out scenes, not the best ones
@@ -58,7 +59,7 @@ def columns_of(name: str) -> tuple[list[torch.Tensor], list[str]]:
         prompt = Prompt.load(ROOT / f"runs/{name}-{kind}/prompt.safetensors")
         shown = (degraded, restore(backbone, [], degraded), restore(backbone, [prompt], degraded))
         for column, part in zip(columns, (*shown, clean), strict=True):
-            column.append(strips(part))
+            column.append(filmstrip(part))
         labels += [kind] * len(clean)
     return [torch.cat(column) for column in columns], labels
 
@@ -78,7 +79,7 @@ def main() -> None:
     columns, labels = columns_of(name)
     titles = ["degraded", "frozen, no prompt", "restored", "clean"]
     file, side = ROOT / f"tinybridge/tiny/restored-{name}.png", 264 if name == "wan" else 128
-    pictures.sheet(file, columns, titles, labels=labels, side=side)
+    sheet(file, columns, titles, labels=labels, side=side)
     print("\n".join(lines))
 
 

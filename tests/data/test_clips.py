@@ -1,6 +1,5 @@
-"""Clips that are not video files, writing that fails, and what is learned from pairs of clips."""
+"""Clips that are not video files, and writing that fails."""
 
-import json
 import resource
 from pathlib import Path
 
@@ -244,56 +243,3 @@ def test_formats_that_cannot_hold_it(tmp_path):
         write(tmp_path / "c.mp4", clips.read(clip), clip)
     assert (tmp_path / "c.mp4" / "kept").is_dir()
     assert sorted(f.name for f in tmp_path.iterdir()) == ["a.mp4", "c.mp4", "file"]
-
-
-# ---- pairs and cubes -----------------------------------------------------------------------------
-
-
-def test_pairs_of_clips(tmp_path):
-    for side, films in (("degraded", ["b.gif", "c.mp4"]), ("clean", ["b.mkv", "c.mp4"])):
-        walk = folder(tmp_path / side / "a")
-        for name in films:
-            make = animation if name.endswith("gif") else film_file
-            make(walk.parent / name, [50] * 3 if make is animation else 3)
-    found = clips.pairs(tmp_path, "snow")
-    names = [(p.degraded.name, p.clean.name, p.degradation) for p in found]
-    assert names == [("a", "a", "snow"), ("b.gif", "b.mkv", "snow"), ("c.mp4", "c.mp4", "snow")]
-    one = tmp_path / "clean" / "a"  # both folders hold frames: one pair
-    folder(tmp_path / "two" / "degraded"), folder(tmp_path / "two" / "clean")
-    assert [p.clean.name for p in clips.pairs(tmp_path / "two")] == ["clean"]
-    (tmp_path / "clean" / "b.mkv").unlink()
-    with pytest.raises(ValueError, match="b.gif: 0 clips have its name in .*clean"):
-        clips.pairs(tmp_path)
-    row = {"image_path": "degraded/a", "target_path": "clean/a", "degradation": "fog"}
-    (tmp_path / "list.json").write_text(json.dumps([row]))
-    [pair] = clips.pairs(tmp_path / "list.json", "fog")
-    assert (pair.degraded, pair.clean) == (tmp_path / "degraded" / "a", one)
-
-
-def test_cubes_cover_a_pair(tmp_path):
-    one, two = folder(tmp_path / "one", 11), folder(tmp_path / "two", 11)
-    for file in one.iterdir():
-        Image.fromarray(255 - np.array(Image.open(file))).save(file)
-    windows = list(clips.cubes(pictures.Pair(one, two), 20, 4))
-    assert [w[0].shape for w in windows] == [(4, 3, 4, 20, 20)] * 3  # 2 x 2 squares, 3 windows
-    whole = torch.cat(list(clips.read(clips.open_clip(two))), 1)
-    for start, (degraded, clean) in zip((0, 4, 7), windows, strict=True):
-        corners = [(0, 0), (0, 16), (4, 0), (4, 16)]
-        for cube, (y, x) in zip(clean, corners, strict=True):
-            assert torch.equal(cube, whole[:, start : start + 4, y : y + 20, x : x + 20])
-        assert torch.allclose(degraded, 1 - clean, atol=1e-6)
-    assert len(list(clips.cubes(pictures.Pair(one, two), 24, 11))) == 1
-
-
-def test_cubes_that_cannot_be(tmp_path):
-    one, two = folder(tmp_path / "one", 5), folder(tmp_path / "two", 6)
-    wide = folder(tmp_path / "wide", 5, 24, 37)
-    for pair, side, n, line in (
-        ((one, two), 20, 4, "one and its pair .*two have 5 and 6 frames"),
-        ((one, wide), 20, 4, "one is 36x24 but its pair .*wide is 37x24"),
-        ((one, one), 25, 4, "36x24, smaller than the training size: use --size 24"),
-        ((one, one), 20, 6, "has 5 frames, fewer than 6: use fewer frames"),
-        ((one, None), 20, 4, "no target_path"),
-    ):
-        with pytest.raises(ValueError, match=line):
-            list(clips.cubes(pictures.Pair(*pair), side, n))

@@ -1,6 +1,4 @@
-"""Pictures and pairs: every kind of file a person may bring, read as the person sees it."""
-
-import json
+"""Pictures: every kind of file a person may bring, read as the person sees it."""
 
 import numpy as np
 import pytest
@@ -133,72 +131,3 @@ def test_folder_is_sorted_and_filtered(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert [f.name for f in pictures.pictures(tmp_path)] == ["a.jpg", "b.PNG"]
-
-
-def test_pairs_of_a_folder_by_name_then_stem(tmp_path):
-    for name in ("degraded/1.png", "degraded/2.png", "clean/2.jpg", "clean/1.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = [(p.degraded.name, p.clean.name) for p in pictures.pairs(tmp_path)]
-    assert found == [("1.png", "1.png"), ("2.png", "2.jpg")]
-    (tmp_path / "clean/2.jpg").unlink()
-    with pytest.raises(ValueError, match=r"2\.png: no file has its name in"):
-        pictures.pairs(tmp_path)
-
-
-def test_authors_lists(tmp_path):
-    rows = [
-        {
-            "image_path": "in/1.png",
-            "target_path": "gt/1.png",
-            "degradation": "haze",
-            "dataset": "x",
-        },
-        {"image_path": "/abs/2.png", "target_path": None, "degradation": "rain", "dataset": "x"},
-    ]
-    file = tmp_path / "list.json"
-    file.write_text(json.dumps(rows))
-    first, second = pictures.pairs(file)
-    assert first == pictures.Pair(tmp_path / "in/1.png", tmp_path / "gt/1.png", "haze")
-    assert str(second.degraded) == "/abs/2.png" and second.clean is None
-    assert pictures.pairs(file, "haze") == [first]
-    with pytest.raises(ValueError, match="no rows of snow; it has haze, rain"):
-        pictures.pairs(file, "snow")
-
-
-@pytest.mark.parametrize("text", ["{", "7", '["a"]', '[{"image": "a"}]', '{"image_path": "a"}'])
-def test_malformed_lists(tmp_path, text):
-    (tmp_path / "list.json").write_text(text)
-    with pytest.raises(ValueError, match=r"list\.json: not a list of objects") as caught:
-        pictures.pairs(tmp_path / "list.json")
-    assert "\n" not in str(caught.value)
-
-
-def test_squares_cover_a_pair_alike(tmp_path):
-    degraded, clean = torch.rand(2, 3, 50, 70, generator=torch.Generator().manual_seed(0))
-    pictures.write(tmp_path / "d.png", degraded)
-    pictures.write(tmp_path / "c.png", clean)
-    pair = pictures.Pair(tmp_path / "d.png", tmp_path / "c.png")
-    d, c = pictures.squares(pair, 32)
-    assert d.shape == c.shape == (6, 3, 32, 32)  # 2 rows and 3 columns
-    assert (c[-1] - clean[:, 18:, 38:]).abs().max() < 0.003  # the last one ends at the corner
-    assert (d[0] - degraded[:, :32, :32]).abs().max() < 0.003
-    seen = torch.zeros(50, 70)
-    for top in pictures.starts(50, 32):
-        for left in pictures.starts(70, 32):
-            seen[top : top + 32, left : left + 32] = 1
-    assert seen.min() == 1
-    with pytest.raises(ValueError, match=r"70x50, smaller than the training size: use --size 50"):
-        pictures.squares(pair, 64)
-
-
-def test_sheet_has_a_cell_for_every_picture(tmp_path):
-    red, blue = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)
-    red[:, 0], blue[:, 2] = 1, 1
-    pictures.sheet(
-        tmp_path / "s.png", [red, blue], ["r", "b"], [["1", "2"]] * 2, ["x", "y"], side=40
-    )
-    with Image.open(tmp_path / "s.png") as image:
-        assert image.size == (96 + 2 * 46, 22 + 2 * (40 + 6 + 22))
-        assert image.getpixel((96 + 20, 22 + 20)) == (255, 0, 0)
-        assert image.getpixel((96 + 46 + 20, 22 + 68 + 20)) == (0, 0, 255)

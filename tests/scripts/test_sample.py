@@ -199,7 +199,7 @@ CASES = {
     "no weights": "gone: no such file or folder",
     "truncated weights": "flux1-tiny.safetensors",
     "no target": "gone: no such file or folder",
-    "no partner": "no file has its name",
+    "no partner": "no pictures in it",
     "target of another size": "both must have one size",
     "onto itself": "choose another --out",
     "out is a file": "file",

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 import sample
 import train
 from tinybridge.data import pictures, scenes
+from tinybridge.data.pairs import crops
+from tinybridge.data.pairs import pairs as find_pairs
 from tinybridge.metrics import psnr
 from tinybridge.prompt import Prompt
 from tinybridge.training import loop
@@ -79,7 +81,7 @@ def test_a_run_leaves_what_it_promises(pairs, tmp_path, capsys):
 
     with (out / "results.csv").open(newline="") as file:
         results = {row["picture"]: row for row in csv.DictReader(file)}
-    held_out = [pictures.squares(pair, 32) for pair in pictures.pairs(pairs)[::10]]
+    held_out = [crops(pair, 32) for pair in find_pairs(pairs)[::10]]
     middle = [torch.stack([s[k][len(s[k]) // 2] for s in held_out]) for k in (0, 1)]
     assert float(results["degraded"]["psnr"]) == pytest.approx(psnr(*middle).mean().item())
     for name, row in results.items():  # the table says what the file says

@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 import train
 from tests.oracles.wan_files import write_wan
-from tinybridge.data import clips, moving_scenes, pictures
+from tinybridge.data import moving_scenes, pictures
+from tinybridge.data.pairs import clip_crops
+from tinybridge.data.pairs import pairs as find_pairs
 from tinybridge.metrics import psnr, temporal_difference
 from tinybridge.prompt import Prompt
 from tinybridge.training import loop
@@ -86,7 +88,7 @@ def test_own_clips_are_cut_into_cubes_and_one_is_held_out(base, pairs, tmp_path,
     flags = ["--data", str(pairs), "--size", "16x5", "--steps", "1", "--out", str(out)]
     assert train.main([*base, *flags]) == 0
     assert str(pairs) in capsys.readouterr().out
-    held_out = next(clips.cubes(clips.pairs(pairs)[0], 16, 5))
+    held_out = next(clip_crops(find_pairs(pairs, video=True)[0], 16, 5))
     middle = [p[len(p) // 2][None] for p in held_out]
     found = {row["picture"]: row for row in rows_of(out / "results.csv")}
     assert float(found["degraded"]["psnr"]) == pytest.approx(psnr(*middle).item())

@@ -1,20 +1,17 @@
-"""Clips in and out: video files, animations, folders of frames; pairs of them.
+"""Clips in and out: video files, animations, folders of frames.
 
 A clip is read frame by frame and never whole in memory, and written frame by frame. Its
 restoration keeps name, format, size, frame times, number of frames and sound; README.md beside
 this file says what is not kept. video.py, animations.py and folders.py have the three kinds, each
 with a `probe`, its `frames` and a writer.
 
-Letters: H W size in pixels, F frames of a cube, S its side, n frames in a chunk or cubes in a
-window.
+Letters: H W size in pixels, n frames in a chunk.
 """
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from tinybridge.data import animations, container, folders, pictures, video
@@ -151,64 +148,3 @@ def writer(path: Path, like: Clip) -> Iterator[Writer]:
             made.finish()
         finally:
             made.close()
-
-
-# ---- pairs to learn from -----------------------------------------------------------------------
-
-
-def pairs(path: Path, degradation: str | None = None) -> list[pictures.Pair]:
-    """Pairs of clips, from DIR/degraded and DIR/clean or a JSON list, as data.pairs has them."""
-    return pictures.pairs(path, degradation, clips, _partner)
-
-
-def _partner(clip: Path, folder: Path) -> Path:
-    """The clip of `folder` with the same name or stem, or `folder` if both sides are one clip."""
-    found = clips(folder)
-    if clip.parent == folder.parent and found == [folder]:
-        return folder
-    hits = [c for c in found if c.name == clip.name] or [c for c in found if c.stem == clip.stem]
-    if len(hits) != 1:
-        raise ValueError(f"{clip}: {len(hits)} clips have its name in {folder}, one is expected")
-    return hits[0]
-
-
-def cubes(pair: pictures.Pair, side: int, frames: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """A pair cut into as few cubes as cover it: degraded and clean [n, 3, F, S, S] per window.
-
-    Window after window; the last one reaches back over the one before if the clip does not end
-    with it. ValueError if sizes or numbers of frames differ, or the clip is smaller than a cube.
-    """
-    if pair.clean is None:
-        raise ValueError(f"{pair.degraded}: its row has no target_path, training needs one")
-    one, two = open_clip(pair.degraded), open_clip(pair.clean)
-    H, W = one.size
-    if one.size != two.size:
-        raise ValueError(differs(one.path, one.size, f"its pair {two.path}", two.size))
-    if min(H, W) < side:
-        raise ValueError(
-            f"{one.path} is {W}x{H}, smaller than the training size: use --size {min(H, W)}"
-        )
-    corners = [(y, x) for y in pictures.starts(H, side) for x in pictures.starts(W, side)]
-    window, new, seen = [], 0, 0
-    for both in itertools.zip_longest(read(one), read(two)):
-        if both[0] is None or both[1] is None:
-            raise ValueError(
-                f"{one.path} and its pair {two.path} have {one.frames} and {two.frames} frames: "
-                "both must have equally many"
-            )
-        seen, new = seen + 1, new + 1
-        window = [*window, torch.stack(both)][-frames:]  # F of [2, 3, 1, H, W]
-        if new == frames:
-            yield _cut(window, corners, side)
-            new = 0
-    if seen < frames:
-        raise ValueError(f"{one.path} has {seen} frames, fewer than {frames}: use fewer frames")
-    if new:
-        yield _cut(window, corners, side)
-
-
-def _cut(window: list[Tensor], corners: list[tuple[int, int]], side: int) -> tuple[Tensor, Tensor]:
-    """Two [n, 3, F, S, S] of F frames [2, 3, 1, H, W]."""
-    both = torch.cat(window, 2)  # [2, 3, F, H, W]
-    cut = torch.stack([both[..., y : y + side, x : x + side] for y, x in corners], 1)
-    return cut[0], cut[1]

@@ -17,7 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tinybridge.backbone import Backbone
-from tinybridge.data import clips, moving_scenes, pictures, scenes
+from tinybridge.data import moving_scenes, scenes
+from tinybridge.data.pairs import Pair, clip_crops, crops
+from tinybridge.data.pairs import pairs as find_pairs
 
 SCENES, CLIPS = (2048, 64), (256, 16)  # drawn: how many to learn from, how many to judge by
 EVALUATION_SEED = 1_000_000  # scene seeds: training below, evaluation here, tiny/make.py far above
@@ -90,12 +92,12 @@ def file_pairs(
     kind: only the rows of that degradation. ValueError names what cannot be learned from.
     """
 
-    def cut(pair: pictures.Pair) -> Iterator[tuple[Tensor, Tensor]]:
+    def cut(pair: Pair) -> Iterator[tuple[Tensor, Tensor]]:
         if backbone.video:
-            return clips.cubes(pair, side, frames)
-        return iter([pictures.squares(pair, side)])
+            return clip_crops(pair, side, frames)
+        return iter([crops(pair, side)])
 
-    found = (clips if backbone.video else pictures).pairs(path, kind)
+    found = find_pairs(path, kind, backbone.video)
     if len(found) < 2:
         raise ValueError(f"{path}: only {len(found)} pair, at least 2 are needed: 1 is held out")
     held_out = found[::HELD_OUT][: (CLIPS if backbone.video else SCENES)[1]]
