@@ -24,6 +24,7 @@ from tinybridge.data import clips, pairs, pictures
 from tinybridge.data.tables import save_table
 from tinybridge.files import Job, restore_clip, restore_picture
 from tinybridge.prompt import Prompt, agreed
+from tinybridge.restoration import pick_device
 from tinybridge.stream import Windows
 
 
@@ -158,12 +159,11 @@ def main(argv: list[str] | None = None) -> int:
     add("--tile", type=int, default=1024, help="side of the autoencoder's tiles in pixels")
     add("--window", type=int, help="frames of a clip that the model sees at once; default: its own")
     add("--overlap", type=int, help="frames that two windows share; default: a third of a window")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     flags = parser.parse_args(argv)
-    if flags.device == "auto":
-        flags.device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        flags.device = pick_device(flags.device)
         return 2 if run(flags) else 0
     except (ValueError, OSError, torch.OutOfMemoryError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)

@@ -30,7 +30,7 @@ from tinybridge.data import scenes
 from tinybridge.data.sheet import sheet
 from tinybridge.data.tables import save_table
 from tinybridge.metrics import measures, psnr
-from tinybridge.restoration import restore
+from tinybridge.restoration import pick_device, restore
 from tinybridge.training import loop, run_state, sentences
 from tinybridge.training.loop import RANK, WORLD, Settings
 from tinybridge.training.pairs import Pairs, drawn_pairs, file_pairs, parse_size
@@ -193,11 +193,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--size", help="side, of clips side x frames; default 64 or 64x9, official 1024 or 480x33")
     add("--out", type=Path, help="default runs/BACKBONE-DEGRADATION, -token or -text")
     add("--resume", action="store_true", help="go on with the run in --out")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     flags = parser.parse_args(argv)
-    if flags.device == "auto":
-        flags.device = "cuda" if torch.cuda.is_available() else "cpu"
     flags.degradation = flags.degradation or (None if flags.data else "haze")
     steps, rates, size = DEFAULTS[flags.backbone, flags.weights is not None]
     flags.steps = steps if flags.steps is None else flags.steps
@@ -207,6 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     name = flags.degradation or flags.data.stem
     flags.out = flags.out or Path(f"runs/{flags.backbone}-{name}{space}")
     try:
+        flags.device = pick_device(flags.device)
         run(flags)
     except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)

@@ -1,0 +1,30 @@
+"""What a machine lacks: a device that is asked for, memory."""
+
+import pytest
+import torch
+
+from tinybridge.restoration import out_of_memory, pick_device
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_device_is_taken_or_refused(there, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there)
+    assert pick_device("auto") == ("cuda" if there else "cpu") and pick_device("cpu") == "cpu"
+    for name in ("cuda", "mps"):
+        if there:
+            assert pick_device(name) == name
+        else:
+            with pytest.raises(ValueError, match=f"--device {name}: PyTorch finds none here"):
+                pick_device(name)
+
+
+def test_too_little_memory_is_told_from_other_errors():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**62, dtype=torch.uint8)  # what PyTorch really says
+    assert out_of_memory(caught.value)
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")) and out_of_memory(
+        MemoryError()
+    )
+    assert not out_of_memory(RuntimeError("shapes cannot be multiplied"))
+    assert not out_of_memory(ValueError("out of memory"))
