@@ -89,7 +89,7 @@ def best_sentence(
 ) -> tuple[Backbone, list[dict]]:
     """The model told the best of a few sentences, which sentence.txt gets, and a row for each."""
     texts = sentences.sentences(flags.degradation, backbone.video)
-    models = weights.tell(backbone, texts, flags.weights)
+    models = weights.with_texts(backbone, texts, flags.weights)
     told = dict(zip(texts, models, strict=True))
     rows = sentences.compare(told, pairs, settings)
     print(f"\n{len(pairs.seen[0]):>3} training pairs     PSNR, dB    SSIM")

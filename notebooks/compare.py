@@ -179,7 +179,7 @@ class Lab:
         """
         pairs, settings, b = self.of(job), job.settings(), self.backbone
         texts = sentences.sentences(job.degradation, b.video)
-        models = dict(zip(texts, weights.tell(b, texts, self.path), strict=True))
+        models = dict(zip(texts, weights.with_texts(b, texts, self.path), strict=True))
         tried = sentences.compare(models, pairs, settings)
         best = models[tried[0]["sentence"]]
         # `validate` wants a prompt; one whose gates are zero adds nothing, bit for bit.

@@ -45,7 +45,7 @@ def write(folder: Path, width: int, depth: int) -> None:
     from safetensors.torch import save_file
 
     from tests.oracles import folders as make
-    from tinybridge.checkpoints import layout
+    from tinybridge.checkpoints.flux import FLUX_TABLE
     from tinybridge.flux import Flux, FluxConfig
 
     config = FluxConfig(
@@ -56,7 +56,7 @@ def write(folder: Path, width: int, depth: int) -> None:
     torch.manual_seed(0)
     state = {name: torch.randn(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
     save_file(state, folder / LOADERS[0][1], {"format": "pt"})
-    other = make.to_other(state, layout.FLUX, width)
+    other = make.to_other(state, FLUX_TABLE, width)
     make.write_shards(folder / "transformer", "diffusion_pytorch_model", other, 1)
     text = json.dumps(make.config_json("flux", config))
     (folder / "transformer" / "config.json").write_text(text)

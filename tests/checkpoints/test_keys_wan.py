@@ -6,8 +6,9 @@ from diffusers.loaders import single_file_utils as converter
 
 from tests.oracles.official import shapes
 from tests.oracles.wan import diffusers_twin, error, inputs, run_twin, tiny
-from tinybridge.checkpoints.keys_wan import WAN
-from tinybridge.checkpoints.layout import identify, plan
+from tinybridge.checkpoints.layout import plan
+from tinybridge.checkpoints.load import identify
+from tinybridge.checkpoints.wan import WAN_TABLE
 from tinybridge.wan import SIZES, Wan, WanConfig
 
 BOTH = pytest.mark.parametrize(("size", "short"), [("1.3B", "wan13"), ("14B", "wan14")])
@@ -18,7 +19,7 @@ def test_every_diffusers_name_is_read_once_with_its_shape(size, short):
     with torch.device("meta"):
         own = Wan(WanConfig(**SIZES[size])).state_dict()
     theirs = shapes(f"{short}_diff")
-    rows = plan(own, WAN)
+    rows = plan(own, WAN_TABLE)
     assert sorted(part for parts, _ in rows.values() for part in parts) == sorted(theirs)
     for name, ((part,), rule) in rows.items():
         assert (theirs[part], rule) == (list(own[name].shape), "copy"), name
@@ -27,10 +28,11 @@ def test_every_diffusers_name_is_read_once_with_its_shape(size, short):
 
 @BOTH
 def test_there_and_back_is_the_identity(size, short):
-    forth = {name: part for name, ((part,), _) in plan(shapes(f"{short}_vendor"), WAN).items()}
+    rows = plan(shapes(f"{short}_vendor"), WAN_TABLE)
+    forth = {name: part for name, ((part,), _) in rows.items()}
     theirs = {part: name for name, part in forth.items()}
     assert len(theirs) == len(forth)
-    swapped = tuple((other, own, rule) for own, other, rule in WAN)
+    swapped = tuple((other, own, rule) for own, other, rule in WAN_TABLE)
     back = {name: part for name, ((part,), _) in plan(shapes(f"{short}_diff"), swapped).items()}
     assert back == theirs
 
@@ -40,7 +42,7 @@ def test_table_agrees_with_diffusers_converter(size, short):
     names = list(shapes(f"{short}_vendor"))
     numbered = {name: torch.tensor(i) for i, name in enumerate(names)}
     theirs = converter.convert_wan_transformer_to_diffusers(dict(numbered))
-    rows = plan(names, WAN)
+    rows = plan(names, WAN_TABLE)
     assert len(theirs) == len(rows)
     for name, ((part,), _) in rows.items():
         assert torch.equal(theirs[part], numbered[name]), name
@@ -52,7 +54,7 @@ def test_tensors_of_diffusers_through_the_table_give_its_velocity():
     want = run_twin(twin, **given)
     assert error(model(**given), want) > 1e-2
     theirs = twin.state_dict()
-    rows = plan(model.state_dict(), WAN)
+    rows = plan(model.state_dict(), WAN_TABLE)
     state = {name: theirs[part] for name, ((part,), _) in rows.items()}
     model.load_state_dict(state)
     assert error(model(**given), want) < 1e-5

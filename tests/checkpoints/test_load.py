@@ -12,6 +12,9 @@ import weights
 from tests.oracles import folders as make
 from tests.oracles import official
 from tinybridge.checkpoints import layout
+from tinybridge.checkpoints.flux import CLIP_TABLE, FLUX_TABLE, FLUX_VAE_TABLE
+from tinybridge.checkpoints.flux import T5 as T5_KIND
+from tinybridge.checkpoints.load import load, open_model
 from tinybridge.flux import FluxConfig
 from tinybridge.flux_vae import AutoEncoderConfig
 from tinybridge.text.encoders import ClipConfig, T5Config
@@ -42,24 +45,24 @@ def test_official_keys_are_used_once_and_fill_every_parameter(
     shapes = official.shapes(name)
     # One byte a value: a 12 GB hole can be mapped on machines where one of 24 GB cannot.
     file = make.write_header(tmp_path / "x.safetensors", shapes, "F8_E4M3")
-    model = weights.load(kind, file, None, "meta", None)
+    model = load(kind, file, None, "meta", None)
     assert model.config == config
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
-    table = weights.open_model(kind, file)[1]
+    table = open_model(kind, file).table
     used = [part for parts, _ in layout.plan(model.state_dict(), table).values() for part in parts]
-    assert sorted(used) == sorted(set(shapes) - {layout.TWINS[1]})
+    assert sorted(used) == sorted(set(shapes) - {T5_KIND.twins[1]})
 
     last = list(shapes)[-1]
     without = {key: shape for key, shape in shapes.items() if key != last}
     other = make.write_header(tmp_path / "y.safetensors", without, "F8_E4M3")
-    assert last in make.error_of(weights.load, kind, other, config, "meta", None)
+    assert last in make.error_of(load, kind, other, config, "meta", None)
 
 
 def test_tables_agree_with_diffusers_converters():
     """Every value is a number of its own, so that a wrong row or order cannot hide."""
-    for name, table in (("flux_dev_bfl", layout.FLUX), ("fluxae_bfl", layout.FLUX_VAE)):
+    for name, table in (("flux_dev_bfl", FLUX_TABLE), ("fluxae_bfl", FLUX_VAE_TABLE)):
         numbered, n = {}, 0
         for key, shape in official.shapes(name).items():
             thin = shape[:2] if shape[2:] == [1, 1] else shape[:1]  # columns are never touched
@@ -68,7 +71,7 @@ def test_tables_agree_with_diffusers_converters():
             if len(shape) == 4 and shape[2:] == [1, 1]:
                 numbered[key] = numbered[key][..., None, None]
             n += size
-        if table is layout.FLUX:
+        if table is FLUX_TABLE:
             theirs = converter.convert_flux_transformer_checkpoint_to_diffusers(dict(numbered))
         else:
             config = {"down_block_types": [0] * 4, "up_block_types": [0] * 4}
@@ -81,16 +84,16 @@ def test_tables_agree_with_diffusers_converters():
 
 def test_there_and_back_is_the_identity(tmp_path):
     for kind, table in (
-        ("flux", layout.FLUX),
-        ("flux_vae", layout.FLUX_VAE),
-        ("clip", layout.CLIP),
+        ("flux", FLUX_TABLE),
+        ("flux_vae", FLUX_VAE_TABLE),
+        ("clip", CLIP_TABLE),
     ):
         model = make.models()[kind]
         state = model.state_dict()
         other = make.to_other(state, table, make.FLUX.hidden_size)
         assert not set(state) & set(other) or kind == "flux_vae"
         save_file(other, tmp_path / "x.safetensors")
-        back = weights.load(kind, tmp_path / "x.safetensors", model.config, "cpu", None)
+        back = load(kind, tmp_path / "x.safetensors", model.config, "cpu", None)
         for key, tensor in back.state_dict().items():
             assert torch.equal(tensor, state[key]), key
 
@@ -172,7 +175,7 @@ def test_clip_with_and_without_its_prefix_and_vision_tower(tmp_path):
     ids = torch.arange(77).expand(len(state), -1)[:1].contiguous()
     position = {"text_model.embeddings.position_ids": ids}
     save_file(state | vision | position, tmp_path / "x.safetensors")
-    save_file(make.to_other(state, layout.CLIP), tmp_path / "y.safetensors")
+    save_file(make.to_other(state, CLIP_TABLE), tmp_path / "y.safetensors")
     for name in "xy":
         model = weights.load_clip(tmp_path / f"{name}.safetensors", make.CLIP)
         assert all(torch.equal(t, state[k]) for k, t in model.state_dict().items())
@@ -180,8 +183,8 @@ def test_clip_with_and_without_its_prefix_and_vision_tower(tmp_path):
 
 def test_t5_embedding_under_either_name_or_both_when_they_are_equal(tmp_path):
     state = make.models()["t5"].state_dict()
-    shared, twin = layout.TWINS
-    rest = {key: tensor for key, tensor in state.items() if key not in layout.TWINS}
+    shared, twin = T5_KIND.twins
+    rest = {key: tensor for key, tensor in state.items() if key not in T5_KIND.twins}
     embedding = state[shared]
     decoder = {"decoder.block.0.weight": torch.ones(2), "lm_head.weight": torch.ones(2)}
     for names in ({shared}, {twin}, {shared, twin}):

@@ -18,8 +18,9 @@ from tests.oracles.wan_files import LOAD, PTH, same, small, vendor
 from tests.oracles.wan_vae import CONFIGS, autoencoder, clip, from_diffusers, from_ours
 from tests.oracles.wan_vae import diffusers_twin as vae_twin
 from tinybridge.checkpoints import layout as keys
-from tinybridge.checkpoints.keys_wan import WAN
-from tinybridge.checkpoints.keys_wan_vae import WAN_VAE, rows
+from tinybridge.checkpoints.load import open_model
+from tinybridge.checkpoints.wan import UMT5 as UMT5_KIND
+from tinybridge.checkpoints.wan import UMT5_TABLE, WAN_TABLE, vae_table
 from tinybridge.text.encoders import T5Config
 from tinybridge.wan import FLOAT32, SIZES, Wan, WanConfig
 from tinybridge.wan_vae import MEAN, STD, AutoEncoderConfig
@@ -28,12 +29,12 @@ SMALL, LARGE = WanConfig(), WanConfig(**SIZES["14B"])
 UMT5 = T5Config(vocab_size=256384, per_layer_bias=True)
 OFFICIAL = (  # key list, model, its config, its parameters, the table of that layout
     ("wan13_vendor", "wan", SMALL, 1_418_996_800, None),
-    ("wan13_diff", "wan", SMALL, 1_418_996_800, WAN),
+    ("wan13_diff", "wan", SMALL, 1_418_996_800, WAN_TABLE),
     ("wan14_vendor", "wan", LARGE, 14_288_491_584, None),
-    ("wan14_diff", "wan", LARGE, 14_288_491_584, WAN),
+    ("wan14_diff", "wan", LARGE, 14_288_491_584, WAN_TABLE),
     ("wanvae_vendor", "wan_vae", AutoEncoderConfig(), 126_892_531, None),
-    ("wanvae_diff", "wan_vae", AutoEncoderConfig(), 126_892_531, WAN_VAE),
-    ("umt5xxl_vendor", "umt5", UMT5, 5_680_910_336, keys.UMT5),
+    ("wanvae_diff", "wan_vae", AutoEncoderConfig(), 126_892_531, vae_table()),
+    ("umt5xxl_vendor", "umt5", UMT5, 5_680_910_336, UMT5_TABLE),
     ("umt5xxl", "umt5", UMT5, 5_680_910_336, None),
 )
 
@@ -56,11 +57,11 @@ def test_official_keys_are_used_once_and_fill_every_parameter(
         wide = kind == "wan" and any(part in FLOAT32 for part in tensor.split("."))
         assert weight.dtype == (torch.float32 if wide else torch.bfloat16), tensor
 
-    assert weights.open_model(kind, file)[1] == table
+    assert open_model(kind, file).table == table
     used = [part for parts, _ in keys.plan(model.state_dict(), table).values() for part in parts]
-    assert sorted(used) == sorted(set(shapes) - {keys.TWINS[1]})
+    assert sorted(used) == sorted(set(shapes) - {UMT5_KIND.twins[1]})
 
-    for lost in (list(shapes)[-1], next(key for key in shapes if key not in keys.TWINS)):
+    for lost in (list(shapes)[-1], next(key for key in shapes if key not in UMT5_KIND.twins)):
         without = {key: shape for key, shape in shapes.items() if key != lost}
         other = write_header(tmp_path / "y.safetensors", without, "F8_E4M3")
         assert lost in error_of(LOAD[kind], other, config, "meta")
@@ -87,7 +88,7 @@ def test_the_autoencoders_sizes_are_told_by_its_shapes(tmp_path, name):
     config, state = model.config, model.state_dict()
     told = {"config": json.dumps({"mean": config.mean, "std": config.std})}
     save_file(state, tmp_path / "own.safetensors", told)
-    other = to_other(state, rows(config.num_res_blocks, len(config.dim_mult)))
+    other = to_other(state, vae_table(config.num_res_blocks, len(config.dim_mult)))
     save_file(other, tmp_path / "other.safetensors", told)
     for layout in ("own", "other"):
         loaded = weights.load_wan_vae(tmp_path / f"{layout}.safetensors")
@@ -202,7 +203,7 @@ def test_models_that_are_not_ours_are_named(tmp_path):
     save_file(t5(torch.float32).state_dict(), file)
     assert "expected a UMT5 encoder, found a T5 encoder" in error_of(weights.load_umt5, file)
     broken = {k: v for k, v in small("wan_vae")[0].state_dict().items() if "decoder" not in k}
-    save_file(to_other(broken, rows(1, 3)), file)
+    save_file(to_other(broken, vae_table(1, 3)), file)
     assert "missing" in error_of(weights.load_wan_vae, file, small("wan_vae")[0].config)
 
 

@@ -9,6 +9,7 @@ import weights
 from tests.oracles.folders import error_of
 from tests.oracles.wan_files import LOAD, PTH, same, small, vendor
 from tinybridge.checkpoints import layout
+from tinybridge.checkpoints.wan import UMT5_TABLE
 
 
 def test_umt5s_table_says_what_the_vendors_names_mean():
@@ -26,7 +27,7 @@ def test_umt5s_table_says_what_the_vendors_names_mean():
         f"{ours}1.DenseReluDense.wo.weight": f"{theirs}ffn.fc2.weight",
         "encoder.final_layer_norm.weight": "norm.weight",
     }
-    assert layout.plan(meant, layout.UMT5) == {name: ([meant[name]], "copy") for name in meant}
+    assert layout.plan(meant, UMT5_TABLE) == {name: ([meant[name]], "copy") for name in meant}
 
 
 @pytest.mark.parametrize("kind", PTH)

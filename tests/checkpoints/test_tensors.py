@@ -13,6 +13,7 @@ import weights
 from tests.oracles import folders as make
 from tests.oracles.folders import error_of
 from tinybridge.checkpoints import layout
+from tinybridge.checkpoints.flux import FLUX_TABLE
 from tinybridge.checkpoints.tensors import open_checkpoint
 
 
@@ -80,7 +81,7 @@ def test_float8_is_multiplied_by_its_scale(tmp_path, prefix, leaf, rows):
 
 def test_float8_parts_of_a_fused_tensor_keep_their_own_scales(tmp_path):
     stored, expected = {}, {}
-    for key, tensor in make.to_other(small_flux(), layout.FLUX, 32).items():
+    for key, tensor in make.to_other(small_flux(), FLUX_TABLE, 32).items():
         stored[key] = expected[key] = tensor.bfloat16()
         if tensor.dim() == 2:
             scale = stored[key.replace("weight", "weight_scale")] = tensor.abs().max() / 448
@@ -88,7 +89,7 @@ def test_float8_parts_of_a_fused_tensor_keep_their_own_scales(tmp_path):
             expected[key] = (stored[key].float() * scale).bfloat16()
     save_file(stored, tmp_path / "x.safetensors")
     loaded = weights.load_flux(tmp_path / "x.safetensors").state_dict()
-    for key, tensor in make.to_other(loaded, layout.FLUX, 32).items():
+    for key, tensor in make.to_other(loaded, FLUX_TABLE, 32).items():
         assert torch.equal(tensor, expected[key]), key
 
 
@@ -127,7 +128,7 @@ def test_only_the_first_three_of_many_are_listed(tmp_path):
 
 
 def test_fused_rows_of_other_heights_are_misshapen(tmp_path):
-    state = make.to_other(small_flux(), layout.FLUX, 32)
+    state = make.to_other(small_flux(), FLUX_TABLE, 32)
     for part, rows in (("to_q", 31), ("to_k", 33)):  # together the right number
         key = f"transformer_blocks.0.attn.{part}.bias"
         state[key] = torch.ones(rows)

@@ -16,8 +16,10 @@ from tests.oracles.wan_vae import autoencoder, small
 from tinybridge import bridge as bridges
 from tinybridge.backbone import Backbone
 from tinybridge.bridge import grid_wan
+from tinybridge.checkpoints import backbones
 from tinybridge.prompt import Prompt
 from tinybridge.restoration import restore
+from tinybridge.text.tokenizers import T5Tokens
 from tinybridge.wan import Wan, WanConfig
 
 
@@ -167,7 +169,7 @@ def test_text_rows_are_umt5s_with_its_mask_then_zeros(folder, monkeypatch):
     told = {names.get(k, k): v for k, v in told.items() if k not in ("per_layer_bias", "eps")}
     theirs = UMT5EncoderModel(UMT5Config(**told, feed_forward_proj="gated-gelu")).eval()
     theirs.load_state_dict(weights.load_umt5(folder).state_dict(), strict=False)
-    spelled = weights.T5Tokens(folder / "tokenizer/spiece.model", LENGTH, 300)
+    spelled = T5Tokens(folder / "tokenizer/spiece.model", LENGTH, 300)
     for text, plain in (("", ""), ("  red &amp;amp; blue\n hills ", "red & blue hills")):
         ids = spelled([plain])
         count = int((ids == 1).int().argmax(1)) + 1
@@ -178,7 +180,7 @@ def test_text_rows_are_umt5s_with_its_mask_then_zeros(folder, monkeypatch):
         assert context.shape == (1, LENGTH, 24)
         assert error(context[:, :count], want) < 1e-5
         assert (context[:, count:] == 0).all()
-    monkeypatch.setattr(weights, "load_umt5", None)  # neither text is encoded again
+    monkeypatch.setattr(backbones, "wan_text", None)  # neither text is encoded again
     assert torch.equal(weights.load_backbone("wan", folder, text=text).context, context)
 
 
@@ -193,7 +195,7 @@ def test_rows_are_226_unless_asked_or_told_otherwise(folder):
 
 def test_the_same_models_are_told_several_texts(folder):
     backbone, texts = weights.load_backbone("wan", folder), ["", "red hills", "snow"]
-    for text, other in zip(texts, weights.tell(backbone, texts, folder), strict=True):
+    for text, other in zip(texts, weights.with_texts(backbone, texts, folder), strict=True):
         want = weights.load_backbone("wan", folder, text=text).context
         assert error(other.context, want) < 1e-5 and other.model is backbone.model
 

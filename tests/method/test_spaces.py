@@ -252,7 +252,9 @@ def test_the_best_sentence_is_chosen_on_training_pairs(backbone, folders, monkey
     texts = sentences.sentences("haze", backbone.video)
     assert texts[0] == "" and 6 <= len(texts) == len(set(texts))
     assert any("video" in text for text in texts) == backbone.video
-    told = dict(zip(texts, weights.tell(backbone, texts, folders[backbone.name]), strict=True))
+    told = dict(
+        zip(texts, weights.with_texts(backbone, texts, folders[backbone.name]), strict=True)
+    )
     pairs = drawn(backbone)
     rows = sentences.compare(told, pairs, SHORT)
     assert sorted(row["sentence"] for row in rows) == sorted(texts)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tinybridge.checkpoints import layout as keys
+from tinybridge.checkpoints.flux import FLUX_TABLE, FLUX_VAE_TABLE
 from tinybridge.flux import Flux, FluxConfig
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
 from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder
@@ -229,7 +230,7 @@ def write_folder(
         text = json.dumps(config_json(kind, parts[kind].config))
         (folder / place / "config.json").write_text(text)
     files = {"flux": "flux1-small.safetensors", "flux_vae": "ae.safetensors"}
-    places = {"flux": ("transformer", keys.FLUX), "flux_vae": ("vae", keys.FLUX_VAE)}
+    places = {"flux": ("transformer", FLUX_TABLE), "flux_vae": ("vae", FLUX_VAE_TABLE)}
     for kind in files:
         config = parts[kind].config
         if layout == "vendor":

@@ -15,9 +15,7 @@ from tests.oracles.folders import SENTENCE, to_other, write_shards
 from tests.oracles.text import t5
 from tests.oracles.wan import tiny
 from tests.oracles.wan_vae import CONFIGS, autoencoder
-from tinybridge.checkpoints import layout as keys
-from tinybridge.checkpoints.keys_wan import WAN
-from tinybridge.checkpoints.keys_wan_vae import rows
+from tinybridge.checkpoints.wan import UMT5_TABLE, WAN_TABLE, vae_table
 
 LOAD = {"wan": weights.load_wan, "wan_vae": weights.load_wan_vae, "umt5": weights.load_umt5}
 PTH = {"wan_vae": "Wan2.1_VAE.pth", "umt5": "models_t5_umt5-xxl-enc-bf16.pth"}
@@ -26,10 +24,10 @@ PTH = {"wan_vae": "Wan2.1_VAE.pth", "umt5": "models_t5_umt5-xxl-enc-bf16.pth"}
 def small(kind: str, seed: int = 0):
     """A small random model and the table of its other layout."""
     if kind == "wan":
-        return tiny(seed=seed), WAN
+        return tiny(seed=seed), WAN_TABLE
     if kind == "umt5":
-        return t5(torch.float32, seed, per_layer_bias=True), keys.UMT5
-    return autoencoder(CONFIGS["three-levels"], seed=seed), rows(1, 3)
+        return t5(torch.float32, seed, per_layer_bias=True), UMT5_TABLE
+    return autoencoder(CONFIGS["three-levels"], seed=seed), vae_table(1, 3)
 
 
 def same(model, state: dict[str, torch.Tensor]) -> bool:
@@ -77,7 +75,7 @@ def write_wan(folder: Path, layout: str = "vendor", seed: int = 0) -> Path:
     write_shards(folder / "text_encoder", "model", parts["umt5"].state_dict(), 1)
     (folder / "text_encoder/config.json").write_text(json.dumps(config))
     files = {"wan": "wan2.1_t2v_small.safetensors", "wan_vae": "wan_2.1_vae.safetensors"}
-    places = {"wan": ("transformer", WAN), "wan_vae": ("vae", rows(1, 4))}
+    places = {"wan": ("transformer", WAN_TABLE), "wan_vae": ("vae", vae_table(1, 4))}
     for kind, file in files.items():
         state, told = parts[kind].state_dict(), json.dumps(asdict(parts[kind].config))
         if layout == "vendor":

@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from tinybridge.checkpoints import layout
-from tinybridge.checkpoints.keys_wan_vae import rows
+from tinybridge.checkpoints.wan import vae_table
 from tinybridge.wan_vae import MEAN, STD, AutoEncoder, AutoEncoderConfig
 
 
@@ -72,7 +72,7 @@ def normal(model, raw):
 def diffusers_twin(model) -> AutoencoderKLWan:
     """diffusers' autoencoder of the same configuration and weights."""
     config, state = model.config, model.state_dict()
-    table = rows(config.num_res_blocks, len(config.dim_mult))
+    table = vae_table(config.num_res_blocks, len(config.dim_mult))
     plan = layout.plan(state, table)
     twin = AutoencoderKLWan(
         base_dim=config.dim,

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from tinybridge import __version__
+
 SAMPLES, SAMPLE = 16, 1 << 16  # places in a file and bytes at each: small files are read whole
 
 
@@ -28,11 +30,16 @@ def cached(
 ) -> dict[str, Tensor]:
     """The tensors that `compute` gives, from the cache where it ran before.
 
-    The key is made of the arguments and the identity of `files` (see `identity`). A cache file
+    The key is made of the arguments, the identity of `files` (see `identity`) and our version, for
+    a mended encoder gives other rows. A cache file
     that cannot be read or holds NaN is computed again; a folder that cannot be written only
     costs a warning on stderr.
     """
-    marks = {"arguments": arguments, "files": sorted(identity(file) for file in files)}
+    marks = {
+        "arguments": arguments,
+        "files": sorted(identity(file) for file in files),
+        "version": __version__,
+    }
     key = hashlib.sha256(json.dumps(marks, sort_keys=True).encode()).hexdigest()[:32]
     file = folder() / f"{name}-{key}.safetensors"
     tensors = read(file, key)

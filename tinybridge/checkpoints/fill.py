@@ -3,25 +3,25 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from tinybridge.checkpoints.layout import TWINS, Table, join, joined, plan
+from tinybridge.checkpoints.layout import Table, join, joined, plan
 from tinybridge.checkpoints.tensors import DTYPES, Checkpoint, values
 
 
-def one_embedding(checkpoint: Checkpoint) -> None:
-    """Keep one of the two names that T5's embedding has, ours; ValueError where they differ."""
-    entries, (own, other) = checkpoint.entries, TWINS
-    if own in entries and other in entries:
-        if not torch.equal(*(checkpoint.read(name, checkpoint.dtype()) for name in TWINS)):
-            raise ValueError(f"{checkpoint.path}: {own} and {other} differ, expected one embedding")
-        del entries[other]
-    elif other in entries:
-        entries[own] = entries.pop(other)
-        if scale := checkpoint.scales.pop(other, None):
-            checkpoint.scales[own] = scale
+def one_embedding(checkpoint: Checkpoint, twins: tuple[str, ...]) -> Checkpoint:
+    """Without the second name of a tensor that has two; ValueError where their values differ."""
+    if not twins or twins[1] not in checkpoint.entries:
+        return checkpoint
+    own, other = (checkpoint.read(name, checkpoint.dtype()) for name in twins)
+    if not torch.equal(own, other):
+        told = f"{twins[0]} and {twins[1]} differ, expected one embedding"
+        raise ValueError(f"{checkpoint.path}: {told}")
+    entries = {name: e for name, e in checkpoint.entries.items() if name != twins[1]}
+    return replace(checkpoint, entries=entries)
 
 
 def lookup(

@@ -1,206 +1,103 @@
-"""Names of the published tensors, as tables: our name (the vendor's), the other layout's, the rule.
+"""How a row is read: `Kind`, one model and its published files; its table, tensor name by name.
 
-A row stands for a tensor family. `{}` is a number (layer, block), `{~}` the same number counted
-from the other end, `(a|b)` the parts that a rule joins. What follows a row's name in a key
-(`.weight`, `.bias`, `.conv1.weight`) is carried over unchanged, and the first row that fits wins.
-
-Rules, in the direction other layout -> ours:
-  copy            the tensor itself
-  rows q|k|v      the parts stacked along their rows, in this order
-  rows q|k|v|mlp  the same with a fourth part of another height
-  swap halves     [scale ; shift] becomes [shift ; scale]
-  squeeze 1x1     theirs is our 1x1 convolution's weight without the two 1s
-
-Sources: key listings of the vendor's and the diffusers repositories' files. Tables are data; what
-a row means is `plan` (names) and `join` (tensors), at the end.
+A table's row stands for a tensor family: our name (the vendor's), the other layout's, the rule.
+`{}` is a number (layer, block), `{~}` the same number counted from the other end, `(a|b)` the parts
+that a rule joins. What follows a row's name in a key (`.weight`, `.bias`, `.conv1.weight`) is
+carried over unchanged, and the first row that fits wins. The rows are in flux.py and wan.py.
 """
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Table = tuple[tuple[str, str, str], ...]
+Shape = Callable[[str], tuple[int, ...]]  # of our tensor name; ValueError when it is not there
+Has = Callable[[str], bool]
 
-FLUX: Table = (  # vendor (black-forest-labs/flux) <- diffusers FluxTransformer2DModel
-    ("img_in", "x_embedder", "copy"),
-    ("txt_in", "context_embedder", "copy"),
-    ("time_in.in_layer", "time_text_embed.timestep_embedder.linear_1", "copy"),
-    ("time_in.out_layer", "time_text_embed.timestep_embedder.linear_2", "copy"),
-    ("vector_in.in_layer", "time_text_embed.text_embedder.linear_1", "copy"),
-    ("vector_in.out_layer", "time_text_embed.text_embedder.linear_2", "copy"),
-    ("guidance_in.in_layer", "time_text_embed.guidance_embedder.linear_1", "copy"),
-    ("guidance_in.out_layer", "time_text_embed.guidance_embedder.linear_2", "copy"),
-    ("double_blocks.{}.img_mod.lin", "transformer_blocks.{}.norm1.linear", "copy"),
-    ("double_blocks.{}.txt_mod.lin", "transformer_blocks.{}.norm1_context.linear", "copy"),
-    (
-        "double_blocks.{}.img_attn.qkv",
-        "transformer_blocks.{}.attn.(to_q|to_k|to_v)",
-        "rows q|k|v",
-    ),
-    (
-        "double_blocks.{}.txt_attn.qkv",
-        "transformer_blocks.{}.attn.(add_q_proj|add_k_proj|add_v_proj)",
-        "rows q|k|v",
-    ),
-    (
-        "double_blocks.{}.img_attn.norm.query_norm.scale",
-        "transformer_blocks.{}.attn.norm_q.weight",
-        "copy",
-    ),
-    (
-        "double_blocks.{}.img_attn.norm.key_norm.scale",
-        "transformer_blocks.{}.attn.norm_k.weight",
-        "copy",
-    ),
-    (
-        "double_blocks.{}.txt_attn.norm.query_norm.scale",
-        "transformer_blocks.{}.attn.norm_added_q.weight",
-        "copy",
-    ),
-    (
-        "double_blocks.{}.txt_attn.norm.key_norm.scale",
-        "transformer_blocks.{}.attn.norm_added_k.weight",
-        "copy",
-    ),
-    ("double_blocks.{}.img_attn.proj", "transformer_blocks.{}.attn.to_out.0", "copy"),
-    ("double_blocks.{}.txt_attn.proj", "transformer_blocks.{}.attn.to_add_out", "copy"),
-    ("double_blocks.{}.img_mlp.0", "transformer_blocks.{}.ff.net.0.proj", "copy"),
-    ("double_blocks.{}.img_mlp.2", "transformer_blocks.{}.ff.net.2", "copy"),
-    ("double_blocks.{}.txt_mlp.0", "transformer_blocks.{}.ff_context.net.0.proj", "copy"),
-    ("double_blocks.{}.txt_mlp.2", "transformer_blocks.{}.ff_context.net.2", "copy"),
-    ("single_blocks.{}.modulation.lin", "single_transformer_blocks.{}.norm.linear", "copy"),
-    (
-        "single_blocks.{}.linear1",
-        "single_transformer_blocks.{}.(attn.to_q|attn.to_k|attn.to_v|proj_mlp)",
-        "rows q|k|v|mlp",
-    ),
-    ("single_blocks.{}.linear2", "single_transformer_blocks.{}.proj_out", "copy"),
-    (
-        "single_blocks.{}.norm.query_norm.scale",
-        "single_transformer_blocks.{}.attn.norm_q.weight",
-        "copy",
-    ),
-    (
-        "single_blocks.{}.norm.key_norm.scale",
-        "single_transformer_blocks.{}.attn.norm_k.weight",
-        "copy",
-    ),
-    ("final_layer.linear", "proj_out", "copy"),
-    ("final_layer.adaLN_modulation.1", "norm_out.linear", "swap halves"),
-)
-
-FLUX_VAE: Table = (  # vendor AutoEncoder <- diffusers AutoencoderKL
-    ("encoder.norm_out", "encoder.conv_norm_out", "copy"),
-    ("encoder.conv_in", "encoder.conv_in", "copy"),
-    ("encoder.conv_out", "encoder.conv_out", "copy"),
-    (
-        "encoder.down.{}.block.{}.nin_shortcut",
-        "encoder.down_blocks.{}.resnets.{}.conv_shortcut",
-        "copy",
-    ),
-    ("encoder.down.{}.block.{}", "encoder.down_blocks.{}.resnets.{}", "copy"),
-    ("encoder.down.{}.downsample.conv", "encoder.down_blocks.{}.downsamplers.0.conv", "copy"),
-    ("encoder.mid.block_1", "encoder.mid_block.resnets.0", "copy"),
-    ("encoder.mid.block_2", "encoder.mid_block.resnets.1", "copy"),
-    ("encoder.mid.attn_1.norm", "encoder.mid_block.attentions.0.group_norm", "copy"),
-    ("encoder.mid.attn_1.q", "encoder.mid_block.attentions.0.to_q", "squeeze 1x1"),
-    ("encoder.mid.attn_1.k", "encoder.mid_block.attentions.0.to_k", "squeeze 1x1"),
-    ("encoder.mid.attn_1.v", "encoder.mid_block.attentions.0.to_v", "squeeze 1x1"),
-    ("encoder.mid.attn_1.proj_out", "encoder.mid_block.attentions.0.to_out.0", "squeeze 1x1"),
-    ("decoder.norm_out", "decoder.conv_norm_out", "copy"),
-    ("decoder.conv_in", "decoder.conv_in", "copy"),
-    ("decoder.conv_out", "decoder.conv_out", "copy"),
-    (
-        "decoder.up.{}.block.{}.nin_shortcut",
-        "decoder.up_blocks.{~}.resnets.{}.conv_shortcut",
-        "copy",
-    ),
-    ("decoder.up.{}.block.{}", "decoder.up_blocks.{~}.resnets.{}", "copy"),
-    ("decoder.up.{}.upsample.conv", "decoder.up_blocks.{~}.upsamplers.0.conv", "copy"),
-    ("decoder.mid.block_1", "decoder.mid_block.resnets.0", "copy"),
-    ("decoder.mid.block_2", "decoder.mid_block.resnets.1", "copy"),
-    ("decoder.mid.attn_1.norm", "decoder.mid_block.attentions.0.group_norm", "copy"),
-    ("decoder.mid.attn_1.q", "decoder.mid_block.attentions.0.to_q", "squeeze 1x1"),
-    ("decoder.mid.attn_1.k", "decoder.mid_block.attentions.0.to_k", "squeeze 1x1"),
-    ("decoder.mid.attn_1.v", "decoder.mid_block.attentions.0.to_v", "squeeze 1x1"),
-    ("decoder.mid.attn_1.proj_out", "decoder.mid_block.attentions.0.to_out.0", "squeeze 1x1"),
-)
-
-UMT5: Table = (  # transformers UMT5EncoderModel <- vendor (models_t5_umt5-xxl-enc-bf16.pth)
-    ("shared", "token_embedding", "copy"),
-    ("encoder.block.{}.layer.0.layer_norm", "blocks.{}.norm1", "copy"),
-    (
-        "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias",
-        "blocks.{}.pos_embedding.embedding",
-        "copy",
-    ),
-    ("encoder.block.{}.layer.0.SelfAttention", "blocks.{}.attn", "copy"),
-    ("encoder.block.{}.layer.1.layer_norm", "blocks.{}.norm2", "copy"),
-    ("encoder.block.{}.layer.1.DenseReluDense.wi_0", "blocks.{}.ffn.gate.0", "copy"),
-    ("encoder.block.{}.layer.1.DenseReluDense.wi_1", "blocks.{}.ffn.fc1", "copy"),
-    ("encoder.block.{}.layer.1.DenseReluDense.wo", "blocks.{}.ffn.fc2", "copy"),
-    ("encoder.final_layer_norm", "norm", "copy"),
-)
-
-CLIP: Table = (  # openai and the FLUX folder <- files written by transformers 5
-    ("text_model.embeddings", "embeddings", "copy"),
-    ("text_model.encoder", "encoder", "copy"),
-    ("text_model.final_layer_norm", "final_layer_norm", "copy"),
-)
-
+RULES = {  # in the direction other layout -> ours
+    "copy": "the tensor itself",
+    "rows q|k|v": "the parts stacked along their rows, in this order",
+    "rows q|k|v|mlp": "the same with a fourth part of another height",
+    "swap halves": "[scale ; shift] becomes [shift ; scale]",
+    "squeeze 1x1": "theirs is our 1x1 convolution's weight without the two 1s",
+}
 PREFIX = "model.diffusion_model."  # ComfyUI files may put it before every vendor name
 
-# T5's embedding has two names; a file holds one of them, or both with the same values. The first
-# is ours.
-TWINS = ("shared.weight", "encoder.embed_tokens.weight")
 
-IGNORED = {  # what published files hold beside the part that is loaded
-    "flux": (),
-    "flux_vae": (),
-    "wan": (),
-    "wan_vae": (),
-    "t5": ("decoder.", "lm_head."),
-    "umt5": ("decoder.", "lm_head.", "spiece_model"),  # ComfyUI's file brings the tokenizer
-    "clip": (
-        "vision_model.",
-        "visual_projection.",
-        "text_projection.",
-        "logit_scale",
-        "text_model.embeddings.position_ids",
-        "embeddings.position_ids",
-    ),
-}
+@dataclass(frozen=True)
+class Signature:
+    """The beginning of a tensor's name that gives a model and its layout away, and words for it."""
 
-SIGNATURES = (  # the beginning of a name that gives a file's model away; the first that fits
-    ("double_blocks.0.", "flux", "a FLUX transformer, vendor layout"),
-    ("transformer_blocks.0.attn.add_q_proj", "flux", "a FLUX transformer, diffusers layout"),
-    ("encoder.down.0.block", "flux_vae", "a FLUX autoencoder, vendor layout"),
-    ("encoder.down_blocks.0.resnets.", "flux_vae", "a FLUX autoencoder, diffusers layout"),
-    ("encoder.block.1.layer.0.SelfAttention.relative_attention_bias", "umt5", "a UMT5 encoder"),
-    ("encoder.block.0.layer.0.SelfAttention", "t5", "a T5 encoder"),
-    ("text_model.encoder.layers.0.", "clip", "a CLIP text model"),
-    ("encoder.layers.0.self_attn.", "clip", "a CLIP text model, layout of transformers 5"),
-    ("blocks.0.cross_attn.", "wan", "a WAN transformer, vendor layout"),
-    ("blocks.0.attn2.", "wan", "a WAN transformer, diffusers layout"),
-    ("blocks.0.pos_embedding", "umt5", "a UMT5 encoder, vendor layout"),
-    ("encoder.downsamples.0.", "wan_vae", "a WAN autoencoder, vendor layout"),
-    ("encoder.down_blocks.0.conv", "wan_vae", "a WAN autoencoder, diffusers layout"),
-    ("input_blocks.0.", "", "a Stable Diffusion UNet"),
-    ("residual", "", "a tinybridge prompt"),
-)
+    start: str
+    words: str
 
 
-def identify(names: Iterable[str]) -> tuple[str, str]:
-    """Which model tensors of these names make: its kind ("" if not ours), and words for it."""
-    names = list(names)
-    if any("lora_" in name for name in names):
-        return "", "a LoRA, which is no model by itself"
-    for start, kind, words in SIGNATURES:
-        if any(name.startswith(start) for name in names):
-            return kind, words
-    return "", f"unknown tensors ({', '.join(sorted(names)[:3]) or 'none'})"
+@dataclass(frozen=True)
+class Kind:
+    """One model, and all that is said of its published files.
+
+    words: its name in messages. places: where it lies in a backbone's folder, the first that is
+    there wins. own, other: how its two layouts are told; table: their names, and rows: the table
+    of a config with other rows. sizes: fields of the config that shapes tell; classes: its names
+    in a config.json, fields: our field <- theirs where they differ. ignored: beginnings of names
+    that files hold beside it. twins: two names of one tensor, ours first. pickled: its .pth is
+    read. float32: modules and parameters never narrower. half: can be computed in float16.
+    """
+
+    name: str
+    words: str
+    model: type[nn.Module]
+    config: type
+    places: tuple[str, ...]
+    own: Signature
+    other: Signature | None
+    sizes: Callable[[Shape, Has], dict[str, Any]]
+    classes: tuple[str, ...]
+    fields: dict[str, str]
+    table: Table = ()
+    rows: Callable[[Any], Table] | None = None
+    ignored: tuple[str, ...] = ()
+    twins: tuple[str, ...] = ()
+    pickled: bool = False
+    float32: tuple[str, ...] = ()
+    half: bool = True
+
+
+@dataclass(frozen=True)
+class Family:
+    """A backbone: its models, the transformer first, and its tokenizers.
+
+    tokenizers: part -> its words, then where it lies. repository and variant: where official
+    files come from, told by the transformer's config (None: not known).
+    """
+
+    name: str
+    kinds: tuple[Kind, ...]
+    tokenizers: dict[str, tuple[str, ...]]
+    repository: str
+    variant: Callable[[Any], str]
+
+    @property
+    def places(self) -> dict[str, tuple[str, ...]]:
+        """Every part, models and tokenizers: its words, then where it lies."""
+        return {kind.name: (kind.words, *kind.places) for kind in self.kinds} | self.tokenizers
+
+
+# --------------------------------------------------------------------------------------- tables
+
+
+def table(text: str) -> Table:
+    """The rows of a text, one a line: our name, the other layout's, the rule (none: copy)."""
+    rows = []
+    for line in text.strip().splitlines():
+        ours, theirs, *rule = line.split()
+        rows.append((ours, theirs, " ".join(rule) or "copy"))
+    return tuple(rows)
 
 
 def plan(names: Iterable[str], table: Table | None) -> dict[str, tuple[list[str], str]]:
@@ -215,21 +112,30 @@ def plan(names: Iterable[str], table: Table | None) -> dict[str, tuple[list[str]
     result: dict[str, tuple[list[str], str]] = {}
     for ours, theirs, rule in table:
         row = re.compile(re.escape(ours).replace(r"\{\}", r"(\d+)") + r"(\..+)?$")
-        hits = {name: hit for name in names if name not in result and (hit := row.match(name))}
         level = re.compile(re.escape(ours.split("{}")[0]) + r"(\d+)")
-        last = max((int(hit[1]) for name in names if (hit := level.match(name))), default=0)
-        for name, hit in hits.items():
-            *numbers, tail = hit.groups(default="")
-            source = theirs
-            if "{~}" in source:
-                source = source.replace("{~}", str(last - int(numbers.pop(0))))
-            source = source.replace("{}", "%s") % tuple(numbers)
-            head, bracket, parts = source.partition("(")
-            parts = parts.removesuffix(")").split("|") if bracket else [""]
-            result[name] = ([head + part + tail for part in parts], rule)
+        levels = [level.match(name) for name in names] if "{~}" in theirs else []
+        last = max((int(hit[1]) for hit in levels if hit), default=0)
+        for name in names:
+            hit = row.match(name)
+            if hit and name not in result:
+                *numbers, tail = hit.groups(default="")
+                result[name] = (sources(theirs, numbers, last, tail), rule)
     if lost := [name for name in names if name not in result]:
         raise KeyError(f"no row of the table names {lost[0]}")
     return result
+
+
+def sources(theirs: str, numbers: list[str], last: int, tail: str) -> list[str]:
+    """The names that a row's right side stands for, its numbers and its tail filled in."""
+    if "{~}" in theirs:
+        theirs = theirs.replace("{~}", str(last - int(numbers[0])))
+        numbers = numbers[1:]
+    for number in numbers:
+        theirs = theirs.replace("{}", number, 1)
+    head, bracket, parts = theirs.partition("(")
+    if not bracket:
+        return [theirs + tail]
+    return [head + part + tail for part in parts.removesuffix(")").split("|")]
 
 
 def joined(shapes: list[tuple[int, ...]], rule: str) -> tuple[int, ...] | None:
@@ -251,3 +157,31 @@ def join(parts: list[Tensor], rule: str) -> Tensor:
     if rule == "squeeze 1x1" and tensor.dim() == 2:
         return tensor[:, :, None, None]
     return tensor
+
+
+# --------------------------------------------------------------------------------------- configs
+
+
+def count(has: Has, pattern: str) -> int:
+    """How many of pattern.format(0), pattern.format(1), ... are there before the first gap."""
+    return next(n for n in itertools.count() if not has(pattern.format(n)))
+
+
+def published(kind: Kind, config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json, or the config in a file's metadata, with our field names.
+
+    Empty for the config.json of another model, which may lie beside a vendor's file.
+    """
+    name = config.get("_class_name") or config.get("model_type")
+    if name is not None and name not in kind.classes:
+        return {}
+    config = config | config.get("text_config", {})  # openai's CLIP holds two models
+    result = config | {
+        ours: config[theirs] for ours, theirs in kind.fields.items() if theirs in config
+    }
+    if "attention_head_dim" in config:
+        result["hidden_size"] = config["num_attention_heads"] * config["attention_head_dim"]
+    if "block_out_channels" in config:
+        widths = config["block_out_channels"]
+        result |= {"ch": widths[0], "ch_mult": [width // widths[0] for width in widths]}
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in result.items()}

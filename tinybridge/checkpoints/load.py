@@ -1,108 +1,232 @@
-"""What every loader of weights.py does: open a checkpoint, tell its config, fill its model.
+"""One model from a file or folder: opened once, headers only, then configured, then filled.
 
-One table names the models; a kind is its key. Names of tensors are in keys*, sizes in sizes.py,
-places in places.py, files in tensors.py, accounting in fill.py.
+The rows that say what a model's files are like are in flux.py and wan.py, one a model.
 """
 
 import json
-from dataclasses import fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tinybridge import wan_vae
-from tinybridge.checkpoints import layout, sizes
+from tinybridge.checkpoints import flux, layout, wan
 from tinybridge.checkpoints.fill import fill, lookup, one_embedding
-from tinybridge.checkpoints.keys_wan import WAN
-from tinybridge.checkpoints.keys_wan_vae import WAN_VAE, rows
-from tinybridge.checkpoints.places import PLACES, PLACES_WAN, advice, find, read_json
+from tinybridge.checkpoints.layout import Kind, Table
 from tinybridge.checkpoints.tensors import Checkpoint, open_checkpoint
 from tinybridge.flux import Flux, FluxConfig
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
 from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder
-from tinybridge.wan import FLOAT32, Wan, WanConfig
-
-MODELS = {  # kind: model, config, table of the other layout, what its shapes tell
-    "flux": (Flux, FluxConfig, layout.FLUX, sizes.flux),
-    "flux_vae": (AutoEncoder, AutoEncoderConfig, layout.FLUX_VAE, sizes.flux_vae),
-    "clip": (ClipText, ClipConfig, layout.CLIP, sizes.clip),
-    "t5": (T5Encoder, T5Config, None, sizes.t5),
-    "wan": (Wan, WanConfig, WAN, sizes.wan),
-    "wan_vae": (wan_vae.AutoEncoder, wan_vae.AutoEncoderConfig, WAN_VAE, sizes.wan_vae),
-    "umt5": (T5Encoder, T5Config, layout.UMT5, sizes.umt5),
-}
-WORDS = {part: place[0] for part, place in (PLACES | PLACES_WAN).items()}
-PICKLED = ("wan_vae", "umt5", "")  # whose files may be pickles; "": not known before it is opened
+from tinybridge.wan import Wan, WanConfig
 
 Where = str | Path
 Device = str | torch.device
 Dtype = torch.dtype | None
 
-# ------------------------------------------------------------------------------------ find, read
+# The order matters: every name that gives T5 away is in UMT5 too.
+KINDS = {kind.name: kind for kind in (*wan.FAMILY.kinds, *flux.FAMILY.kinds)}
+
+STRANGERS = (  # beginnings of names in files that are none of ours
+    ("input_blocks.0.", "a Stable Diffusion UNet"),
+    ("residual", "a tinybridge prompt"),
+)
 
 
-def open_model(kind: str, path: Where) -> tuple[Checkpoint, layout.Table | None]:
-    """The tensors of a model, headers only, and the table of its layout (None: our own names).
+@dataclass(frozen=True)
+class Opened:
+    """A model's file, its layout and its config; no value has been read.
 
-    path: its file, its folder, or the backbone folder that holds it. ValueError that says what
-    was found when the file is another model's.
+    table: the names of the other layout, None where the file has our own.
     """
-    path = Path(path)
-    file = find(kind, path) or path
-    checkpoint = open_checkpoint(file, layout.PREFIX, layout.IGNORED[kind], kind in PICKLED)
-    found, looks_like = layout.identify(checkpoint.entries)
-    if found != kind:
-        raise ValueError(f"{file}: expected a {WORDS[kind]}, found {looks_like}")
-    one_embedding(checkpoint)
-    table = MODELS[kind][2] or ()
-    own = tuple(ours for ours, theirs, _ in table if ours != theirs and "{" not in ours)
-    ours = not table or any(name.startswith(own) for name in checkpoint.entries)
-    return checkpoint, None if ours else table
+
+    kind: Kind
+    checkpoint: Checkpoint
+    table: Table | None
+    config: Any
+
+    def files(self) -> list[Path]:
+        """Every file that its tensors and its config are read from."""
+        files = list(self.checkpoint.handles)
+        config = files[0].with_name("config.json")
+        return [*files, config] if config.is_file() else files
 
 
-def configure(kind: str, checkpoint: Checkpoint, table: layout.Table | None) -> Any:
+# ------------------------------------------------------------------------------------ headers
+
+
+def open_model(name: str, path: Where, config: Any = None) -> Opened:
+    """The model `name`, a key of KINDS, at `path`: its file, its folder, or its backbone's folder.
+
+    config None: told by shapes and config.json. ValueError or OSError in one line that names the
+    file and says what was found when it is another model's, not whole or not there.
+    """
+    kind, path = KINDS[name], Path(path)
+    file = find((kind.words, *kind.places), path) or path
+    return recognise(kind, open_checkpoint(file, layout.PREFIX, kind.pickled), config)
+
+
+def find(place: tuple[str, ...], path: Path) -> Path | None:
+    """Where a part of the backbone folder `path` lies, None when it is not there.
+
+    place: its words, then where to look. ValueError where two files could be meant.
+    """
+    words, *patterns = place
+    for pattern in patterns:
+        hits = sorted(path.glob(pattern))
+        if len(hits) > 1:
+            names = ", ".join(hit.name for hit in hits)
+            raise ValueError(f"{path}: more than one {words} ({names}): name one of them")
+        if hits:
+            return hits[0]
+    return None
+
+
+def identify(names: Iterable[str]) -> tuple[str, str]:
+    """What model tensors of these names make: a key of KINDS ("" if not ours), and words for it."""
+    names = list(names)
+    if any("lora_" in name for name in names):
+        return "", "a LoRA, which is no model by itself"
+    for kind in KINDS.values():
+        for mark in (kind.own, kind.other):
+            if mark and any(name.startswith(mark.start) for name in names):
+                return kind.name, mark.words
+    for start, words in STRANGERS:
+        if any(name.startswith(start) for name in names):
+            return "", words
+    return "", f"unknown tensors ({', '.join(sorted(names)[:3]) or 'none'})"
+
+
+def recognise(kind: Kind, checkpoint: Checkpoint, config: Any = None) -> Opened:
+    """A checkpoint as that of a model of this kind; ValueError says what was found instead."""
+    found, words = identify(checkpoint.entries)
+    if found != kind.name:
+        raise ValueError(f"{checkpoint.path}: expected a {kind.words}, found {words}")
+    own = any(name.startswith(kind.own.start) for name in checkpoint.entries)
+    checkpoint = only(kind, checkpoint)
+    table = None if own else kind.table
+    config = config or configure(kind, checkpoint, table)
+    if table and kind.rows:
+        table = kind.rows(config)
+    return Opened(kind, checkpoint, table, config)
+
+
+def only(kind: Kind, checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint without what the files of this kind hold beside the model."""
+    entries, scales = dict(checkpoint.entries), dict(checkpoint.scales)
+    if kind.ignored:
+        entries = {name: e for name, e in entries.items() if not name.startswith(kind.ignored)}
+    if kind.twins:
+        own, other = kind.twins
+        if other in entries and own not in entries:
+            entries[own] = entries.pop(other)
+            if other in scales:
+                scales[own] = scales.pop(other)
+    return replace(checkpoint, entries=entries, scales=scales)
+
+
+def configure(kind: Kind, checkpoint: Checkpoint, table: Table | None) -> Any:
     """The model's config: what shapes tell, over it config.json, over it the file's metadata."""
-    _, config, _, infer = MODELS[kind]
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     try:
-        told = infer(*lookup(checkpoint, table))
-        told |= sizes.published(kind, read_json(folder / "config.json"))
-        told |= sizes.published(kind, json.loads(checkpoint.metadata.get("config", "{}")))
-        known = {field.name for field in fields(config)}
+        told = kind.sizes(*lookup(checkpoint, table))
+        told |= layout.published(kind, read_json(folder / "config.json"))
+        told |= layout.published(kind, json.loads(checkpoint.metadata.get("config", "{}")))
+        known = {field.name for field in fields(kind.config)}
         if lost := [name for name in known if name in told and told[name] is None]:
             raise ValueError(f"{lost[0]} is not told by its tensors: expected a config.json beside")
-        return config(**{name: value for name, value in told.items() if name in known})
+        return kind.config(**{name: value for name, value in told.items() if name in known})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{checkpoint.path}: not a readable {WORDS[kind]}: {error}") from None
+        raise ValueError(f"{checkpoint.path}: not a readable {kind.words}: {error}") from None
 
 
-def lacking(path: Path, parts: dict[str, Path | None]) -> str:
-    """What a backbone lacks and the command that downloads it; "" when it is whole."""
-    missing = [part for part, place in parts.items() if place is None]
-    if not missing:
-        return ""
-    name, place = next(iter(parts.items()))
-    config = place and configure(name, *open_model(name, place))
-    if name == "wan":
-        return advice(path, missing, "14B" if config and config.hidden_size == 5120 else "1.3B")
-    return advice(path, missing, "dev" if config is None or config.guidance else "schnell")
+def read_json(file: Path) -> dict[str, Any]:
+    """The dictionary in a JSON file, empty where there is no file; ValueError names a bad one."""
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: not a JSON dictionary ({error}): download it again") from None
 
 
-# ------------------------------------------------------------------------------------ load
+# ------------------------------------------------------------------------------------- values
 
 
-def load(kind: str, path: Where, config: Any, device: Device, dtype: Dtype) -> Any:
-    """What every load_ function does for its kind; the result is a MODELS[kind][0]."""
-    checkpoint, table = open_model(kind, path)
-    config = config or configure(kind, checkpoint, table)
+def build(opened: Opened, device: Device, dtype: Dtype) -> Any:
+    """The model of an opened checkpoint, filled, frozen, in eval mode."""
+    kind, checkpoint = opened.kind, one_embedding(opened.checkpoint, opened.kind.twins)
     with torch.device("meta"):
-        model = MODELS[kind][0](config)
-    if kind == "wan_vae" and table:  # diffusers counts the decoder's levels, which the names hold
-        table = rows(config.num_res_blocks, len(config.dim_mult))
+        model = kind.model(opened.config)
     if dtype is None:
         dtype = checkpoint.dtype()
-        if kind in ("t5", "umt5") and dtype == torch.float16:
-            dtype = torch.float32  # T5's residual stream leaves the range of float16
-    fill(model, checkpoint, table, device, dtype, FLOAT32 if kind == "wan" else ())
+        if dtype == torch.float16 and not kind.half:
+            dtype = torch.float32
+    fill(model, checkpoint, opened.table, device, dtype, kind.float32)
     return model
+
+
+def load(name: str, path: Where, config: Any, device: Device, dtype: Dtype) -> Any:
+    """What every load_ function does for its row of KINDS."""
+    return build(open_model(name, path, config), device, dtype)
+
+
+def load_flux(
+    path: Where, config: FluxConfig | None = None, device: Device = "cpu", dtype: Dtype = None
+) -> Flux:
+    """FLUX.1-dev or -schnell (told by the guidance embedder) from a file or folder, either layout.
+
+    dtype None: as stored; float8 becomes bfloat16. Weights are frozen, in eval mode, and on the
+    CPU unchanged ones stay views of the mapped file. OSError and ValueError name the file and
+    what is wrong with it.
+    """
+    return load("flux", path, config, device, dtype)
+
+
+def load_flux_vae(
+    path: Where,
+    config: AutoEncoderConfig | None = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+) -> AutoEncoder:
+    """The autoencoder of FLUX.1, as `load_flux`."""
+    return load("flux_vae", path, config, device, dtype)
+
+
+def load_clip(
+    path: Where, config: ClipConfig | None = None, device: Device = "cpu", dtype: Dtype = None
+) -> ClipText:
+    """The CLIP-L text model, with or without the prefix text_model., as `load_flux`."""
+    return load("clip", path, config, device, dtype)
+
+
+def load_t5(
+    path: Where, config: T5Config | None = None, device: Device = "cpu", dtype: Dtype = None
+) -> T5Encoder:
+    """The T5 v1.1 encoder, as `load_flux`; a float16 file becomes float32."""
+    return load("t5", path, config, device, dtype)
+
+
+def load_wan(
+    path: Where, config: WanConfig | None = None, device: Device = "cpu", dtype: Dtype = None
+) -> Wan:
+    """WAN 2.1 T2V, as `load_flux`; what wan.FLOAT32 names is never narrower than float32."""
+    return load("wan", path, config, device, dtype)
+
+
+def load_wan_vae(
+    path: Where,
+    config: wan_vae.AutoEncoderConfig | None = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+) -> wan_vae.AutoEncoder:
+    """The autoencoder of WAN 2.1, as `load_flux`, the vendor's .pth too."""
+    return load("wan_vae", path, config, device, dtype)
+
+
+def load_umt5(
+    path: Where, config: T5Config | None = None, device: Device = "cpu", dtype: Dtype = None
+) -> T5Encoder:
+    """The UMT5 encoder of WAN 2.1, as `load_t5`, the vendor's .pth too."""
+    return load("umt5", path, config, device, dtype)

@@ -134,15 +134,12 @@ def listed(file: Path) -> list[Entry]:
     ]
 
 
-def open_checkpoint(
-    path: Path, prefix: str = "", ignored: tuple[str, ...] = (), pickles: bool = False
-) -> Checkpoint:
+def open_checkpoint(path: Path, prefix: str = "", pickles: bool = False) -> Checkpoint:
     """The tensors of a safetensors file, or of a folder with one such file or shards + index.
 
-    `prefix` is cut off the names that have it; then names that begin with one of `ignored` are
-    left out. pickles: a file named .pth may be a pickle of tensors. OSError when there is no
-    file, ValueError when it is not a whole checkpoint; the message names the file, what was found
-    and what to do.
+    `prefix` is cut off the names that have it. pickles: a file named .pth may be a pickle of
+    tensors. OSError when there is no file, ValueError when it is not a whole checkpoint; the
+    message names the file, what was found and what to do.
     """
     files, placed = locate(path)
     handles: dict[Path, safe_open | dict[str, Tensor]] = {}
@@ -157,9 +154,8 @@ def open_checkpoint(
         if placed is not None:
             names = {name for name, part in placed.items() if part == file.name}
             check_shard(file, {entry.key for entry in found}, names)
-        named = {entry.key.removeprefix(prefix): entry for entry in found}
-        kept = [name for name in named if not name.startswith(ignored or ("\0",))]
-        entries |= {name: named[name] for name in sorted(kept)}
+        for entry in sorted(found, key=lambda entry: entry.key):
+            entries[entry.key.removeprefix(prefix)] = entry
     scales = take_scales(entries)
     return Checkpoint(path, entries, scales, metadata, handles)
 
