@@ -9,14 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+EQUAL = 100.0  # dB that pictures without a difference count in a mean, which would be infinite
+
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB, [B], of a and b [B, C, H, W] in 0..1; equal: infinite.
 
-    Of clips [B, C, T, H, W] the mean over their frames.
+    Of clips [B, C, T, H, W] the mean over their frames, one that is equal counting EQUAL dB.
     """
     if a.ndim == 5:
-        return over_frames(psnr, a, b)
+        return over_frames(lambda one, two: psnr(one, two).clamp(max=EQUAL), a, b)
     return -10 * (a - b).double().square().flatten(1).mean(1).log10()  # [B]
 
 
@@ -59,7 +61,71 @@ def temporal_difference(clip: Tensor) -> Tensor:
 
 def measures(pixels: Tensor, clean: Tensor) -> dict[str, float]:
     """Means over pictures or clips: psnr, ssim, and for clips `change` from frame to frame."""
-    found = {"psnr": psnr(pixels, clean).mean().item(), "ssim": ssim(pixels, clean).mean().item()}
+    found = {
+        "psnr": psnr(pixels, clean).clamp(max=EQUAL).mean().item(),
+        "ssim": ssim(pixels, clean).mean().item(),
+    }
     if pixels.ndim == 5 and pixels.shape[2] > 1:
         found["change"] = temporal_difference(pixels).mean().item()
     return found
+
+
+class Score:
+    """What clean frames say of degraded and restored ones, added up one by one.
+
+    score = Score()
+    for frames in zip(degraded, restored, clean, strict=True):
+        score.add(*frames)
+    score.row()  # {"psnr_degraded": 14.5, "ssim_degraded": 0.83, "psnr": 25.5, ...}
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: dict[str, float] = {}
+        self.last: dict[str, Tensor] = {}
+
+    def add(self, degraded: Tensor, restored: Tensor, clean: Tensor) -> None:
+        """One frame, [3, H, W] in 0..1 each. The restored one counts as a file holds it: in 8 bit.
+
+        PSNR of a frame that is equal to its target is taken as EQUAL.
+        """
+        frames = {
+            "_degraded": degraded.double(),
+            "": (restored.double() * 255).round() / 255,
+            "_clean": clean.double(),
+        }
+        clean = frames["_clean"][None]  # [1, 3, H, W]
+        for of in ("_degraded", ""):
+            self._count("psnr" + of, psnr(frames[of][None], clean).clamp(max=EQUAL).item())
+            self._count("ssim" + of, ssim(frames[of][None], clean).item())
+        if self.last:
+            for of, frame in frames.items():
+                self._count("change" + of, (frame - self.last[of]).abs().mean().item())
+        self.last = frames
+        self.count += 1
+
+    def _count(self, name: str, value: float) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def row(self) -> dict[str, float]:
+        """Means over frames: psnr and ssim, before (_degraded) and after.
+
+        Of several frames also the mean absolute change from one to the next, the clean clip's too.
+        """
+        row = {}
+        for name, total in self.sums.items():
+            steps = self.count - 1 if name.startswith("change") else self.count
+            row[name] = total / steps
+        return row
+
+
+def format_measures(row: dict[str, float]) -> str:
+    """Measures in words: before, after, and of clips also the clean clip's own."""
+    words = (
+        f"PSNR {row['psnr_degraded']:.2f} -> {row['psnr']:.2f} dB, "
+        f"SSIM {row['ssim_degraded']:.3f} -> {row['ssim']:.3f}"
+    )
+    if "change" in row:
+        change = (row[f"change{of}"] for of in ("_degraded", "", "_clean"))
+        words += ", change {:.4f} -> {:.4f} (clean {:.4f})".format(*change)
+    return words

@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from tinybridge.metrics import psnr, ssim, temporal_difference
+from tinybridge.metrics import Score, measures, psnr, ssim, temporal_difference
 
 
 def pictures(*shape):
@@ -79,3 +79,44 @@ def test_temporal_difference_is_its_definition():
     assert (temporal_difference(still) == 0).all()
     ramp = 0.1 * torch.arange(4.0).view(1, 1, 4, 1, 1).expand(1, 3, -1, 5, 5)
     assert temporal_difference(ramp).item() == pytest.approx(0.1)
+
+
+def test_a_score_is_what_the_frames_say():
+    """Against numpy and scikit-image, frame by frame; the restored one in 8 bit."""
+    g = torch.Generator().manual_seed(1)
+    clean, degraded, restored = (torch.rand(4, 3, 24, 20, generator=g) for _ in range(3))
+    score = Score()
+    for frames in zip(degraded, restored, clean, strict=True):
+        score.add(*frames)
+    row = score.row()
+    eight = np.round(restored.double().numpy() * 255) / 255
+    for of, frames in (("_degraded", degraded.double().numpy()), ("", eight)):
+        target = clean.double().numpy()
+        each = [
+            10 * math.log10(1 / np.square(a - b).mean())
+            for a, b in zip(frames, target, strict=True)
+        ]
+        assert row["psnr" + of] == pytest.approx(np.mean(each), abs=1e-9)
+        assert row["change" + of] == pytest.approx(np.abs(np.diff(frames, axis=0)).mean(), abs=1e-9)
+    assert row["change_clean"] == pytest.approx(np.abs(np.diff(target, axis=0)).mean(), abs=1e-9)
+    a, b = (torch.from_numpy(k) for k in (eight, target))
+    assert row["ssim"] == pytest.approx(ssim(a, b).mean().item(), abs=1e-9)
+    single = Score()
+    single.add(degraded[0], restored[0], clean[0])
+    assert list(single.row()) == ["psnr_degraded", "ssim_degraded", "psnr", "ssim"]
+
+
+def test_an_equal_frame_does_not_make_a_mean_infinite():
+    """A black intro: two frames of three are their targets, the third is at 20 dB."""
+    clean = torch.zeros(3, 3, 12, 12)
+    shown = clean.clone()
+    shown[2] = 0.1
+    score = Score()
+    for frame, target in zip(shown, clean, strict=True):
+        score.add(frame, frame, target)
+    expected = (100 + 100 + 20) / 3
+    assert score.row()["psnr_degraded"] == pytest.approx(expected)
+    clip, goal = shown.transpose(0, 1)[None], clean.transpose(0, 1)[None]  # [1, 3, T, H, W]
+    assert psnr(clip, goal).item() == pytest.approx(expected)
+    assert measures(clip, goal)["psnr"] == pytest.approx(expected)
+    assert measures(shown, clean)["psnr"] == pytest.approx(expected)  # pictures
