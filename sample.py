@@ -6,61 +6,125 @@
     python sample.py ... --target clean/                                # PSNR, SSIM and a CSV
 
 Restored pictures get the names, sizes, formats, transparency and colour profiles of theirs; clips
-also their frame times and sound, and are never whole in memory.
+also their frame times and sound, and are never whole in memory. Nothing that is read is replaced,
+nothing is lost without a line, and one bad file costs no other: tinybridge/data/README.md.
 """
 
 import argparse
+import signal
 import sys
+import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
-from tinybridge.data import clips, pairs, pictures
-from tinybridge.data.tables import save_table
-from tinybridge.files import Job, restore_clip, restore_picture
+from tinybridge.data import clips, formats, pictures
+from tinybridge.data.jobs import Job, find_jobs
+from tinybridge.data.outputs import is_whole, keep_apart
+from tinybridge.data.tables import add_row, save_table
+from tinybridge.metrics import Score, format_measures
 from tinybridge.prompt import Prompt, agreed
-from tinybridge.restoration import pick_device
-from tinybridge.stream import Windows
+from tinybridge.restoration import pick_device, restore
+from tinybridge.stream import Windows, restore_stream
+
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} frames [{elapsed}<{remaining}]"
+MEASURES = "psnr_degraded ssim_degraded psnr ssim"  # columns of metrics.csv
+CHANGES = " change_degraded change change_clean"  # of clips as well
+LARGE = 2**18  # pixels from which a picture gets a bar of its own
+LEARNED = (64, 64)  # (H, W) of all that the bundled tiny models have seen
+
+# ---- one file ----------------------------------------------------------------------------------
 
 
-def jobs(flags: argparse.Namespace) -> list[Job]:
-    """What is to be restored, and where to; ValueError before anything is written.
+def restore_picture(
+    job: Job,
+    backbone: Backbone,
+    prompts: list,
+    look: Callable[[Path, tuple[int, int]], None],
+    most: int,
+    **options: object,
+) -> None:
+    """Restores a picture of up to `most` pixels. options: those of restore.
 
-    A JSON list names its own targets. A second input of one name gets a number.
+    look: told of its size. Whatever a library raises may come out of here.
     """
-    wan = flags.backbone == "wan"
-    if not wan and (flags.window, flags.overlap) != (None, None):
-        raise ValueError("--window and --overlap are for clips, which --backbone wan restores")
-    if flags.input.suffix.lower() == ".json":
-        rows = [(pair.degraded, pair.clean) for pair in pairs.pairs(flags.input)]
+    try:
+        degraded = pictures.read(job.file, most)
+    except formats.TooLarge as error:
+        raise ValueError(f"{error}: make it smaller, or set --max-pixels") from None
+    H, W = degraded.size
+    look(job.file, (H, W))
+    bar = partial(tqdm, desc=job.file.name, disable=H * W < LARGE, leave=False)
+    pixels = restore(backbone, prompts, degraded.pixels[None], progress=bar, **options)[0]
+    pictures.write(job.out, finite(job, pixels, "picture"), degraded)  # [3, H, W]
+    if lost := pictures.not_kept(degraded, job.out):
+        tqdm.write(f"{job.file}: not kept: {', '.join(lost)}")
+
+
+def restore_clip(
+    job: Job,
+    backbone: Backbone,
+    prompts: list,
+    look: Callable[[Path, tuple[int, int]], None],
+    **options: object,
+) -> None:
+    """Restores a clip, which is never whole in memory. options: those of restore_stream."""
+    clip = clips.open_clip(job.file)
+    look(job.file, clip.size)
+    for note in clip.notes:
+        tqdm.write(note)
+    with (
+        tqdm(total=clip.frames, desc=job.out.name, bar_format=BAR, leave=False) as bar,
+        clips.writer(job.out, clip) as out,
+    ):
+
+        def progress(latent_frames: float) -> None:
+            # The last latent frame may stand for frames that the clip does not have.
+            done = latent_frames * backbone.vae.time_stride
+            bar.update(min(done, bar.total - bar.n))
+
+        frames = clips.read(clip)
+        for chunk in restore_stream(backbone, prompts, frames, progress=progress, **options):
+            for frame in finite(job, chunk, "frame").unbind(1):  # [3, H, W]
+                out.write(frame)
+
+
+def finite(job: Job, pixels: Tensor, kind: str) -> Tensor:
+    """The pixels, or ValueError."""
+    if not pixels.isfinite().all():
+        raise ValueError(f"{job.file}: a restored {kind} is not finite; try --dtype float32")
+    return pixels
+
+
+def measure(job: Job, video: bool) -> dict[str, float]:
+    """What the target says of the input and of the file that was written, which is read back.
+
+    ValueError if input and target do not have one size, and length if they are clips.
+    """
+    files = job.file, job.out, job.target
+    score = Score()
+    if video:
+        degraded, restored, clean = (clips.open_clip(file) for file in files)
+        job.fit((*degraded.size, degraded.frames), (*clean.size, clean.frames))
+        in_turn = clips.read(degraded), clips.in_time(restored, degraded), clips.read(clean)
+        for frames in zip(*in_turn, strict=True):  # [3, 1, H, W] each
+            score.add(*(frame[:, 0] for frame in frames))
     else:
-        files = clips.clips(flags.input) if wan else pictures.pictures(flags.input)
-        rows = [(file, None) for file in files]
-    if flags.target is not None and not flags.target.exists():
-        raise FileNotFoundError(f"{flags.target}: no such file or folder")
-    list_folder = clips.clips if wan else pictures.pictures
-    goals = list_folder(flags.target) if flags.target else []
-    found, taken = [], set()
-    for file, target in rows:
-        if goals:
-            target = goals[0]
-            if goals != [flags.target]:
-                target = pairs.namesake(file, pairs.by_name(goals), flags.target)
-        out, k = flags.out / file.name, 2
-        while out in taken:
-            out, k = flags.out / f"{file.stem}-{k}{file.suffix}", k + 1
-        taken.add(out)
-        if not wan and out.suffix.lower() not in pictures.SUFFIXES:
-            raise ValueError(f"{file}: expected a name ending in {', '.join(pictures.SUFFIXES)}")
-        if out.resolve() == file.resolve():
-            raise ValueError(f"{file}: its restoration would replace it; choose another --out")
-        found.append(Job(file, target, out))
-    return found
+        degraded, restored, clean = (pictures.read(file) for file in files)
+        job.fit(degraded.size, clean.size)
+        score.add(degraded.pixels, restored.pixels, clean.pixels)
+    return score.row()
+
+
+def tell(line: str) -> None:
+    tqdm.write(f"error: {line}", file=sys.stderr)
 
 
 def load_backbone(flags: argparse.Namespace, prompts: list, grid: bool) -> Backbone:
@@ -82,64 +146,107 @@ def load_backbone(flags: argparse.Namespace, prompts: list, grid: bool) -> Backb
     return backbone
 
 
-def said(row: dict[str, float]) -> str:
-    """Measures in words: before, after, and of clips also the clean clip's own."""
-    words = (
-        f"PSNR {row['psnr_degraded']:.2f} -> {row['psnr']:.2f} dB, "
-        f"SSIM {row['ssim_degraded']:.3f} -> {row['ssim']:.3f}"
-    )
-    if "change" in row:
-        change = (row[f"change{of}"] for of in ("_degraded", "", "_clean"))
-        words += ", change {:.4f} -> {:.4f} (clean {:.4f})".format(*change)
-    return words
+# ---- the run -----------------------------------------------------------------------------------
 
 
 def run(flags: argparse.Namespace) -> int:
     """Restores everything; how many items failed, each told in a line of its own."""
+    video = flags.backbone == "wan"
+    if not video and (flags.window, flags.overlap) != (None, None):
+        raise ValueError("--window and --overlap are for clips, which --backbone wan restores")
     prompts = [Prompt.load(file) for file in flags.prompt]
-    told = agreed(prompts, flags.prompt)
-    t0 = told.t0 if flags.t0 is None else flags.t0
+    trained = agreed(prompts, flags.prompt)
+    t0 = trained.t0 if flags.t0 is None else flags.t0
     bridge.times(t0, steps=flags.steps)
-    work = jobs(flags)
-    path = flags.bridge or told.bridge
-    options = {"bridge": path, "steps": flags.steps, "t0": t0, "seed": flags.seed}
+    jobs, left_out = find_jobs(flags.input, flags.target, flags.out, video, flags.recursive)
+    good = [job for job in jobs if not job.fault]
+    if not good:
+        for job in jobs[1:]:
+            tell(job.fault)
+        raise ValueError(jobs[0].fault)
+    single = jobs[0].out == flags.out
+    table = flags.out.with_suffix(".csv") if single else flags.out / "metrics.csv"
+    read = [job.file for job in good] + [job.target for job in good if job.target]
+    read += [*flags.prompt, flags.weights or weights.TINY]
+    read += [path for path in flags.input if path.is_file()]
+    keep_apart([table] + [job.out for job in good], read)
+
+    path = flags.bridge or trained.bridge
     model = flags.weights or f"the bundled tiny {flags.backbone.upper()} (no --weights)"
     head = f"{model}, {path} bridge from t0 {t0} in {flags.steps} steps, {flags.device}"
-    if flags.backbone == "flux":
+    if not video:
         print(head)
-    backbone = load_backbone(flags, prompts, told.grid)
-    if backbone.video:
-        kind, stride = "clip", backbone.vae.time_stride
+    backbone = load_backbone(flags, prompts, trained.grid)
+    if video:
+        stride = backbone.vae.time_stride
         window = backbone.window if flags.window is None else flags.window
         shared = stride * Windows.of(window, flags.overlap, stride).overlap
         print(f"{head}, windows of {window} frames that share {shared}")
         one = partial(restore_clip, window=window, overlap=flags.overlap)
     else:
-        kind, hide = "picture", len(work) > 1
-        one = partial(
-            restore_picture, progress=partial(tqdm, desc="restore", disable=hide, leave=False)
-        )
-    flags.out.mkdir(parents=True, exist_ok=True)
-    rows, failed = [], 0
-    for job in tqdm(work, "restore", disable=backbone.video or len(work) == 1):
+        one = partial(restore_picture, most=flags.max_pixels)
+    (flags.out.parent if single else flags.out).mkdir(parents=True, exist_ok=True)
+    if left_out:
+        print(left_out)
+    for job in jobs:
+        if job.fault:
+            tell(job.fault)
+    strange = []  # the first file of a size that the tiny model has not seen
+
+    def look(file: Path, size: tuple[int, int]) -> None:
+        if flags.weights is None and size != LEARNED and not strange:
+            strange.append(file)
+            tqdm.write(
+                f"{file} is {size[1]}x{size[0]}: the bundled tiny model has seen nothing but drawn "
+                "scenes of 64x64 pixels, it is no tool for photos; --weights names official ones"
+            )
+
+    options = {"bridge": path, "steps": flags.steps, "t0": t0, "seed": flags.seed, "look": look}
+    rows: list[dict[str, float]] = []
+    failed, there = len(jobs) - len(good), 0
+    fields = ("clip " if video else "picture ") + MEASURES + CHANGES * video
+    for job in tqdm(good, "restore", disable=video or len(good) == 1):
         try:
-            measures = one(job, backbone, prompts, **options)
-        except (ValueError, OSError, torch.OutOfMemoryError) as error:
-            unnamed = f"{job.file}: " if isinstance(error, torch.OutOfMemoryError) else ""
-            tqdm.write(f"error: {unnamed}{str(error).splitlines()[0]}", file=sys.stderr)
+            if flags.skip_existing and is_whole(job.out, job.file, video):
+                there += 1
+            else:
+                one(job, backbone, prompts, **options)
+        except Exception as error:  # whatever it is, the other files are restored
+            tell(job.describe(error))
             failed += 1
             continue
-        if measures:
-            rows.append({kind: job.out.name} | measures)
-            tqdm.write(f"{job.out.name}: {said(measures)}")
+        if job.unmatched:
+            tqdm.write(f"{job.unmatched}: restored without numbers", file=sys.stderr)
+        if job.target is None:
+            continue
+        try:
+            row = measure(job, video)
+            if not rows:
+                save_table(table, fields, [])  # an older one goes
+            name = job.out.name if single else job.out.relative_to(flags.out)
+            add_row(table, fields, {fields.split()[0]: name} | row)
+        except Exception as error:
+            tqdm.write(f"{job.describe(error)}: restored without numbers", file=sys.stderr)
+            continue
+        rows.append(row)
+        tqdm.write(f"{name}: {format_measures(row)}")
     if rows:
-        fields = list(max(rows, key=len))  # a clip of one frame has no change
-        save_table(flags.out / "metrics.csv", " ".join(fields), rows)
-        shared = [name for name in fields[1:] if all(name in row for row in rows)]
+        shared = [name for name in rows[0] if all(name in row for row in rows)]
         mean = {name: sum(row[name] for row in rows) / len(rows) for name in shared}
-        print(f"mean of {len(rows)}: {said(mean)}; {flags.out / 'metrics.csv'}")
-    print(f"{len(work) - failed} of {len(work)} {kind}s restored to {flags.out}")
+        print(f"mean of {len(rows)}: {format_measures(mean)}; {table}")
+    kind = "clips" if video else "pictures"
+    was_there = f", {there} of them were there already" if there else ""
+    print(f"{len(jobs) - failed} of {len(jobs)} {kind} restored to {flags.out}{was_there}")
     return failed
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+def terminate(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one does not disturb the tidying
+    raise Terminated
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -147,10 +254,13 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--backbone", choices=("flux", "wan"), required=True, help="flux: pictures; wan: clips")
     add("--prompt", type=Path, nargs="+", required=True, help="several: their velocities' mean")
-    add("--input", type=Path, required=True, help="a picture or clip, a folder, or a JSON list")
+    add("--input", type=Path, nargs="+", required=True, help="files, folders or JSON lists")
+    add("--recursive", action="store_true", help="folders below --input too, structure kept")
     add("--target", type=Path, help="clean picture or clip, or folder of clean ones by name")
     add("--weights", type=Path, help="folder of an official checkpoint; default: bundled tiny one")
-    add("--out", type=Path, default=Path("restored"))
+    add("--out", type=Path, default=Path("restored"), help="folder, or file name of one result")
+    add("--skip-existing", action="store_true", help="leave what is in --out already and is whole")
+    add("--max-pixels", type=int, default=2**22, help="refuse larger pictures; default 4 million")
     add("--steps", type=int, default=20)
     add("--t0", type=float, help="flow time where restoration starts; default: the prompt's")
     add("--bridge", choices=tuple(bridge.BRIDGES), help="path to walk; default: the prompt's")
@@ -162,15 +272,26 @@ def main(argv: list[str] | None = None) -> int:
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     flags = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a name that they cannot show must not end the run
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        older = signal.signal(signal.SIGTERM, terminate)
+    else:
+        older = None
     try:
         flags.device = pick_device(flags.device)
         return 2 if run(flags) else 0
-    except (ValueError, OSError, torch.OutOfMemoryError) as error:
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        print(f"error: {lines[0]}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"stopped; what was restored before is in {flags.out}", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
+    finally:
+        if older is not None:
+            signal.signal(signal.SIGTERM, older)
 
 
 if __name__ == "__main__":

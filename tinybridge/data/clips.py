@@ -107,6 +107,22 @@ def read(clip: Clip) -> Iterator[Tensor]:
         raise ValueError(f"{clip.path}: {n} frames where {clip.frames} were found at first")
 
 
+def in_time(made: Clip, like: Clip) -> Iterator[Tensor]:
+    """Frames of a written clip, one for each of `like`, [3, 1, H, W] each.
+
+    pillow makes one longer frame of equal neighbours: such a one comes as often as `like` has
+    frames while it lasts.
+    """
+    given = 0
+    for n, frame in enumerate(read(made), 1):
+        if made.frames == like.frames:
+            yield frame
+            continue
+        while given < like.frames and (n == made.frames or like.times[given] < made.times[n]):
+            yield frame
+            given += 1
+
+
 class Writer:
     """Takes the frames of a restored clip, one after another."""
 

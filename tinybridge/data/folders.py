@@ -7,31 +7,20 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
-from tinybridge.data import pictures
+from tinybridge.data import formats, pictures
 from tinybridge.data.clip import Clip, differs
 
 
 def probe(path: Path) -> Clip:
     """Only the headers are read. ValueError if one cannot be, or the sizes differ."""
     files = pictures.pictures(path)
-    sizes = [_size(file) for file in files]
+    sizes = [formats.size(file) for file in files]
     for file, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
             raise ValueError(differs(file, size, files[0], sizes[0]))
     return Clip(path, sizes[0], len(files), None, "pictures")
-
-
-def _size(file: Path) -> tuple[int, int]:
-    """(H, W) upright, from the header."""
-    try:
-        with Image.open(file) as image:
-            W, H = image.size
-            return (W, H) if image.getexif().get(0x0112, 1) > 4 else (H, W)
-    except pictures.UNREADABLE:
-        raise ValueError(f"{file}: not a picture that can be read") from None
 
 
 def frames(path: Path) -> Iterator[Tensor]:

@@ -1,37 +1,54 @@
 """Pictures in and out.
 
 Pictures are [3, H, W] float32 in 0..1. What comes in: upright by its EXIF flag, RGB whatever the
-file holds (palette, grey, CMYK, 16 bit). Transparency and an RGB colour profile are kept aside and
-put back into the restored file. What cannot be read is one ValueError that names the file.
+file holds (palette, grey, CMYK, 16 bit). What their file says beside them is kept aside and put
+back into the restored file, see formats.py and README.md beside it; what is not kept is named.
+What cannot be read is one ValueError that names the file.
 
 Letters: H W size in pixels, C channels.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from tinybridge.data import formats
+from tinybridge.data.clip import LARGEST
+from tinybridge.data.formats import SUFFIXES
 from tinybridge.data.tables import replacing
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-TRANSPARENT = (".png", ".webp", ".tif", ".tiff")  # formats that we give their transparency back
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-
-# ---- one picture -------------------------------------------------------------------------------
+UNREADABLE = (Exception,)  # decoders may raise anything on damaged bytes
+UPRIGHT = {  # by the EXIF flag, which says how the stored picture must be turned
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels [3, H, W] float32 in 0..1, alpha [1, H, W] likewise or None, ICC profile or None."""
+    """pixels [3, H, W] float32 in 0..1, alpha [1, H, W] likewise or None, and what goes with them.
+
+    profile: an RGB colour profile (ICC); chunks: a PNG's names and contents of colour meaning;
+    dpi: pixels per inch across and down; kind: the file's format; options: what that format's
+    writer is told; unread: in words, what of the file is not here.
+    """
 
     pixels: Tensor
     alpha: Tensor | None = None
     profile: bytes | None = None
+    chunks: tuple[tuple[bytes, bytes], ...] = ()
+    dpi: tuple[float, float] | None = None
+    kind: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -45,58 +62,101 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.atleast_3d(array)).permute(2, 0, 1)  # [C, H, W]
 
 
-def read(path: Path) -> Picture:
+def read(path: Path, most: int = LARGEST) -> Picture:
     """The picture in a file. FileNotFoundError, or ValueError for what is no readable picture.
 
-    16 bit pictures keep their precision; of several frames or pages the first is taken.
+    16 bit grey keeps its precision; of several frames or pages the first is taken. most: pixels
+    that it may have, by its header.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with Image.open(path) as image:
-            profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
-            image = ImageOps.exif_transpose(image)
-            if image.mode[0] in "IF":  # 16 bit grey, or numbers wider than that
-                scale = 1.0 if image.mode == "F" else 65535.0
-                grey = np.asarray(image).astype(np.float32) / scale  # [H, W]
-                if not (np.isfinite(grey).all() and grey.min() >= 0 and grey.max() <= 1):
-                    raise ValueError(f"mode {image.mode} has values outside 0..{scale:.0f}")
-                return Picture(torch.from_numpy(grey).expand(3, -1, -1).contiguous())
-            alpha = None
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                alpha = to_tensor(image.getchannel("A"))
-            return Picture(to_tensor(image.convert("RGB")), alpha, profile)
-    except UnidentifiedImageError:
-        raise ValueError(f"{path}: not a picture that can be read") from None
-    except UNREADABLE as error:
-        raise ValueError(f"{path}: not a readable picture ({error})") from None
+    with formats.opened(path, most) as image:
+        about = _about(path, image)
+        flag = formats.orientation(image)  # 1 of a TIFF, which pillow has turned already
+        upright = image.transpose(UPRIGHT[flag]) if flag in UPRIGHT else image
+        if image.mode[0] in "IF":  # grey in 16 bit or more
+            return Picture(_deep_grey(image, upright), **about)
+        if image.has_transparency_data:
+            upright = upright.convert("RGBA")
+            about["alpha"] = to_tensor(upright.getchannel("A"))
+        return Picture(to_tensor(upright.convert("RGB")), **about)
+
+
+def _about(path: Path, image: Image.Image) -> dict[str, Any]:
+    """The fields of a Picture beside its pixels; loads the image."""
+    unread = formats.unread(image)  # before load, which forgets how the pixels are stored
+    about: dict[str, Any] = {"kind": image.format, "options": formats.stored_as(path, image)}
+    sideways = formats.orientation(image) > 4
+    image.load()
+    profile = image.info.get("icc_profile")
+    if profile and formats.colour_space(profile) == "RGB":
+        about["profile"] = profile
+    if image.format == "PNG":
+        about["chunks"] = formats.colour_chunks(path)
+    dpi = formats.dpi(image)
+    if dpi:
+        about["dpi"] = dpi[::-1] if sideways else dpi
+    return about | {"unread": tuple(unread)}
+
+
+def _deep_grey(image: Image.Image, upright: Image.Image) -> Tensor:
+    """[3, H, W] in 0..1 of integers or floats. ValueError if some lie outside of black to white."""
+    white = 1 if image.mode == "F" else formats.white(image)
+    grey = np.asarray(upright).astype(np.float32) / white  # [H, W]
+    if not (np.isfinite(grey).all() and grey.min() >= 0 and grey.max() <= 1):
+        raise ValueError(f"mode {image.mode} has values outside 0..{white}")
+    if formats.white_is_zero(image):
+        grey = 1 - grey
+    return torch.from_numpy(grey).expand(3, -1, -1).contiguous()
+
+
+def not_kept(like: Picture, path: Path) -> list[str]:
+    """In words, what of a picture is not in the file that `write` makes at `path`."""
+    kind, lost = formats.of_name(path), list(like.unread)
+    if like.alpha is not None and kind not in formats.TRANSPARENT:
+        lost.append("transparency")
+    if like.profile and kind not in formats.PROFILED:
+        lost.append("its colour profile")
+    if like.dpi and kind not in formats.MEASURED:
+        lost.append("dots per inch")
+    if kind != "PNG":
+        lost += [name.decode() for name, _ in like.chunks]
+    return lost
 
 
 def write(path: Path, pixels: Tensor, like: Picture | None = None) -> None:
     """Saves [3, H, W] in 0..1 as 8 bit in the format of the name, all or nothing.
 
-    like: the picture whose transparency and profile it gets. OSError with one line if it fails.
+    like: the picture that its transparency, colours and print size are taken from; if that was a
+    file of the same format, how finely it was stored as well. OSError with one line if it fails.
     """
-    channels, options = pixels.detach().cpu().clamp(0, 1), {}
-    if like is not None and like.alpha is not None and path.suffix.lower() in TRANSPARENT:
-        channels = torch.cat((channels, like.alpha))  # [4, H, W]
-    if like is not None and like.profile:
-        options["icc_profile"] = like.profile
-    if path.suffix.lower() in (".jpg", ".jpeg", ".webp"):
-        options["quality"] = 95
+    kind, channels = formats.of_name(path), pixels.detach().cpu().clamp(0, 1)
+    options = formats.fine(kind)
+    if like is not None:
+        if like.alpha is not None and kind in formats.TRANSPARENT:
+            channels = torch.cat((channels, like.alpha))  # [4, H, W]
+        if like.profile and kind in formats.PROFILED:
+            options["icc_profile"] = like.profile
+        if like.dpi and kind in formats.MEASURED:
+            options["dpi"] = like.dpi
+        if like.chunks and kind == "PNG":
+            options["pnginfo"] = PngInfo()
+            for name, content in like.chunks:
+                options["pnginfo"].add(name, content)
+        if like.kind.replace("MPO", "JPEG") == kind:
+            options |= like.options
+    if "qtables" in options or "lossless" in options:
+        options.pop("quality")
     array = (channels * 255).round().byte().permute(1, 2, 0).numpy()  # [H, W, C]
     save(Image.fromarray(array), path, **options)
 
 
 def save(image: Image.Image, path: Path, **options: object) -> None:
     """Writes the file whole or not at all; OSError with one line."""
-    kind = Image.registered_extensions()[path.suffix.lower()]
     with replacing(path) as scratch:
         try:
-            image.save(scratch, format=kind, **options)
-        except (OSError, ValueError) as error:
-            raise OSError(f"{path}: cannot be written ({error})") from None
+            image.save(scratch, format=formats.of_name(path), **options)
+        except Exception as error:  # encoders may raise anything, too
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(f"{path}: cannot be written ({reason})") from None
 
 
 def listed(folder: Path) -> list[Path]:

@@ -75,6 +75,12 @@ def save_table(file: Path, fields: str, rows: Iterable[dict[str, object]]) -> No
         table.writerows(rows)
 
 
+def add_row(file: Path, fields: str, row: dict[str, object]) -> None:
+    """Appends a row to a table of `save_table`, at once: a run that is stopped keeps its rows."""
+    with file.open("a", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        csv.DictWriter(stream, fields.split(), restval="").writerow(row)
+
+
 def load_table(file: Path) -> list[dict[str, object]]:
     """The rows of a CSV file: what reads as a number is one, what is empty is left out.
 

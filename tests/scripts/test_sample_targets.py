@@ -1,0 +1,50 @@
+"""Clean targets of sample.py: what does not fit costs numbers, never the restoration."""
+
+import csv
+
+import pytest
+from PIL import Image
+
+from tests.scripts.test_sample_video import drawn, folder, frames_of, run, write_frames, write_video
+from tinybridge.metrics import psnr
+
+__all__ = ["folder"]  # a fixture
+
+
+TARGETS = {
+    "others": "no file has its name",
+    "small": "a is 28x20 with 3 frames but its target",
+    "short": "28x20 with 2 frames: both must have one size and length",
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_that_does_not_fit_costs_the_numbers_alone(target, folder, tmp_path, capsys):
+    write_frames(tmp_path / "in/a", 3)
+    write_frames(tmp_path / "small/a", 3, 18)
+    write_frames(tmp_path / "short/a", 2)
+    write_frames(tmp_path / "others/b", 3)
+    out = tmp_path / "out"
+    flags = ["--input", tmp_path / "in/a", "--target", tmp_path / target, "--out", out]
+    assert run(folder, *flags) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "without numbers" in line]
+    assert len(told) == 1 and TARGETS[target] in told[0]
+    assert [file.name for file in out.iterdir()] == ["a"]
+
+
+def test_numbers_are_of_the_file_that_was_written(folder, tmp_path):
+    """H.264 and a GIF's palette lose something, and pillow merges equal frames of a GIF."""
+    for name, seed in (("in", 0), ("gt", 1)):
+        (tmp_path / name).mkdir()
+        write_video(tmp_path / name / "a.mp4", 5, 20, 28, sound=False)
+        frames = [Image.fromarray(frame) for frame in drawn(3, 20, 28, seed)]
+        options = {"save_all": True, "duration": [40, 50, 60, 70], "loop": 0}
+        frames[0].save(tmp_path / name / "b.gif", append_images=[*frames[1:], frames[0]], **options)
+    flags = ["--input", tmp_path / "in", "--target", tmp_path / "gt", "--out", tmp_path / "out"]
+    assert run(folder, *flags) == 0
+    with (tmp_path / "out/metrics.csv").open(newline="") as file:
+        rows = {row["clip"]: row for row in csv.DictReader(file)}
+    for name, row in rows.items():
+        made, clean = (frames_of(tmp_path / place / name) for place in ("out", "gt"))
+        assert float(row["psnr"]) == pytest.approx(psnr(made[None], clean[None]).item(), abs=0.01)
+    assert rows.keys() == {"a.mp4", "b.gif"}

@@ -1,0 +1,218 @@
+"""What a run of sample.py restores: inputs found, targets matched, outputs that replace nothing.
+
+jobs, passed_over = find_jobs([Path("photos")], Path("clean"), Path("restored"))
+keep_apart([job.out for job in jobs], [job.file for job in jobs])  # before anything is written
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinybridge.data import clips, pairs, pictures
+from tinybridge.data.formats import SUFFIXES
+from tinybridge.data.outputs import free_place
+
+ANY_SUFFIX = dict.fromkeys((*SUFFIXES, *clips.SUFFIXES))
+SHOWN = 20  # names that a line has room for
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is restored, its clean target if there is one, and where the result goes.
+
+    fault: why nothing can be restored, in one line; unmatched: why there is no target, likewise.
+    """
+
+    file: Path
+    target: Path | None
+    out: Path
+    fault: str = ""
+    unmatched: str = ""
+
+    def fit(self, mine: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+        """ValueError unless (H, W), of a clip (H, W, frames), are those of the target."""
+        if mine == wanted:
+            return
+        form, both = "{1}x{0}", "size"
+        if len(mine) > 2:
+            form, both = "{1}x{0} with {2} frames", "size and length"
+        raise ValueError(
+            f"{self.file} is {form.format(*mine)} but its target {self.target} is "
+            f"{form.format(*wanted)}: both must have one {both}"
+        )
+
+    def describe(self, error: Exception) -> str:
+        """An error in one line that names the file, whatever library raised it."""
+        name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(self.file))
+        lines = str(error).replace(str(self.file), name).strip().splitlines() or [""]
+        if isinstance(error, ValueError | OSError) and (
+            name in lines[0] or str(self.out) in lines[0]
+        ):
+            return lines[0]
+        return f"{name}: {type(error).__name__}: {lines[0]}".removesuffix(": ")
+
+
+@dataclass(frozen=True)
+class Found:
+    """An input: the file, its place below --out, and what a list says of it."""
+
+    file: Path
+    place: Path
+    target: Path | None = None
+    fault: str = ""
+
+
+def find_jobs(
+    inputs: list[Path],
+    target: Path | None,
+    out: Path,
+    video: bool = False,
+    recursive: bool = False,
+) -> tuple[list[Job], str]:
+    """Jobs in the order of the inputs, and one line on what of the folders is left out, or "".
+
+    inputs: pictures or clips, folders of them, JSON lists, which name targets of their own. out: a
+    folder, or the name of the one result. ValueError or OSError if nothing can be done at all.
+    """
+    passed_over: dict[str, list[str]] = {}
+    found: list[Found] = []
+    for path in inputs:
+        if path.is_dir():
+            found += _in_folder(path, out, video, recursive, passed_over)
+        elif path.suffix.lower() == ".json":
+            for pair in pairs.pairs(path):
+                fault = pair.fault or _fault(pair.degraded, video)
+                found.append(Found(pair.degraded, Path(pair.degraded.name), pair.clean, fault))
+        else:
+            found.append(Found(path, Path(path.name), fault=_fault(path, video)))
+    if target is not None and not target.exists():
+        raise FileNotFoundError(f"{target}: no such file or folder")
+    single = out.suffix.lower() in ANY_SUFFIX and not out.is_dir()
+    if single and len(found) > 1:
+        raise ValueError(f"{out}: one file's name for {len(found)} results; name a folder as --out")
+    targets = Targets(target, video)
+    taken: dict[Path, int] = {}
+    jobs = []
+    for one in found:
+        place = out if single else free_place(out / one.place, taken)
+        clean, unmatched = one.target, ""
+        if target is not None:
+            try:
+                clean = targets.of(one)
+            except ValueError as error:
+                clean, unmatched = None, str(error)
+        jobs.append(Job(one.file, clean, place, one.fault, unmatched))
+    return jobs, _line(passed_over)
+
+
+# ---- inputs ------------------------------------------------------------------------------------
+
+
+def _fault(file: Path, video: bool) -> str:
+    """Why a file that was named can be no input, or ""."""
+    if not file.exists():
+        return f"{file}: no such file or folder"
+    if video:
+        return ""
+    if file.is_dir():
+        return f"{file}: a folder, a picture is expected"
+    if file.suffix.lower() not in SUFFIXES:
+        advice = "; clips: --backbone wan" if file.suffix.lower() in clips.SUFFIXES else ""
+        return f"{file}: expected a name ending in {', '.join(SUFFIXES)}{advice}"
+    return ""
+
+
+def _in_folder(
+    folder: Path, out: Path, video: bool, recursive: bool, passed_over: dict[str, list[str]]
+) -> list[Found]:
+    """The pictures or clips of a folder; what it holds besides goes to passed_over, by reason."""
+    list_folder = clips.clips if video else pictures.pictures
+    found: dict[Path, Found] = {}
+    for place in _walk(folder, out) if recursive else [folder]:
+        if place in found:  # a clip: a folder of frames
+            continue
+        try:
+            files = list_folder(place)
+        except ValueError:
+            if not recursive:
+                raise
+            files = []
+        for file in files:
+            name = Path(file.name) if file == folder else file.relative_to(folder)
+            found[file] = Found(file, name)
+        kept = pictures.pictures(place) if files == [place] else files
+        for reason, item in _left_out(place, set(kept), video, recursive):
+            passed_over.setdefault(reason, []).append(str(item.relative_to(folder)))
+    if not found:
+        raise ValueError(f"{folder}: no {'clips' if video else 'pictures'} in it or below it")
+    return list(found.values())
+
+
+def _walk(folder: Path, out: Path) -> Iterator[Path]:
+    """A folder and those below it, but for hidden ones, links and the one that is written to."""
+    yield folder
+    for item in pictures.listed(folder):
+        if item.is_dir() and not item.is_symlink() and item.resolve() != out.resolve():
+            yield from _walk(item, out)
+
+
+def _left_out(
+    folder: Path, kept: set[Path], video: bool, recursive: bool
+) -> Iterator[tuple[str, Path]]:
+    """Reason and place of everything in a folder that is not among `kept`."""
+    special = clips.left_out(folder) if video else []
+    for item in sorted(folder.iterdir()):
+        suffix = item.suffix.lower()
+        if item in kept:
+            continue
+        told = [text for text in special if text.startswith(f"{item.name} (")]
+        if item.name.startswith("."):
+            yield "hidden", item
+        elif told:
+            yield told[0].removeprefix(f"{item.name} (").removesuffix(")"), item
+        elif item.is_dir():
+            if not recursive:
+                yield "folders: --recursive walks them", item
+        elif not item.is_file():
+            yield "no files", item
+        elif not video and suffix in clips.SUFFIXES:
+            yield "clips: --backbone wan", item
+        else:
+            yield f"no names of {'clips' if video else 'pictures'}", item
+
+
+def _line(passed_over: dict[str, list[str]]) -> str:
+    """All that was left out in one line, "" if nothing was."""
+    parts = []
+    for reason, names in passed_over.items():
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        parts.append(f"{', '.join(names[:SHOWN])}{more} ({reason})")
+    return f"left out: {'; '.join(parts)}" if parts else ""
+
+
+# ---- targets -----------------------------------------------------------------------------------
+
+
+class Targets:
+    """Clean files by the names of degraded ones; a folder is listed once."""
+
+    def __init__(self, path: Path | None, video: bool) -> None:
+        self.path, self.video = path, video
+        self.indexes: dict[Path, dict[tuple[str, str], list[Path]] | Path] = {}
+
+    def of(self, found: Found) -> Path:
+        """The target of an input. ValueError in one line if none fits, or several do."""
+        folder = self.path / found.place.parent
+        if folder not in self.indexes:
+            self.indexes[folder] = self._index(folder)
+        index = self.indexes[folder]
+        if isinstance(index, Path):
+            return index
+        return pairs.namesake(found.file, index, folder)
+
+    def _index(self, folder: Path) -> dict[tuple[str, str], list[Path]] | Path:
+        """The one target that --target names, or the files of a folder by name."""
+        if not folder.exists() or (folder.is_dir() and not pictures.listed(folder)):
+            return {}
+        files = clips.clips(folder) if self.video else pictures.pictures(folder)
+        return folder if files == [folder] else pairs.by_name(files)

@@ -1,0 +1,72 @@
+"""Where results go: names that are free, nothing replaced that is read, and what is there already.
+
+keep_apart([job.out for job in jobs], [job.file for job in jobs])  # before anything is written
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tinybridge.data import clips, formats, pictures
+
+NAME_MAX = 255  # bytes of a file name
+
+
+def free_place(place: Path, taken: dict[Path, int]) -> Path:
+    """`place`, or if an earlier result has it, the same name with the next free number."""
+    wanted = place
+    while place in taken:
+        taken[wanted] += 1
+        tail = f"-{taken[wanted]}{wanted.suffix}"
+        room = NAME_MAX - len(os.fsencode(tail))
+        place = wanted.with_name(os.fsencode(wanted.stem)[:room].decode("utf-8", "ignore") + tail)
+    taken[place] = 1
+    return place
+
+
+def keep_apart(outputs: Iterable[Path], read: Iterable[Path]) -> None:
+    """ValueError in one line if a file to be written is one that is read.
+
+    By path, links followed, and by what the file system says is the same file. Of folders every
+    file in them counts.
+    """
+    places: dict[Path, Path] = {}
+    same: dict[tuple[int, int], Path] = {}
+    for path in dict.fromkeys(read):
+        for file in (path, *_inside(path)):
+            places[file.resolve()] = file
+            if file.exists():
+                same[_identity(file)] = file
+    for out in outputs:
+        victim = places.get(out.resolve())
+        for file in (out, *_inside(out)):
+            if file.exists():
+                victim = victim or same.get(_identity(file))
+        if victim is not None:
+            raise ValueError(
+                f"{out}: it would replace {victim}, which is read; choose another --out"
+            )
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    about = file.stat()
+    return about.st_dev, about.st_ino
+
+
+def _inside(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        for file in path.rglob("*"):
+            if file.is_file():
+                yield file
+
+
+def is_whole(out: Path, file: Path, video: bool) -> bool:
+    """Whether a finished restoration of `file` lies at `out`: as large, and readable to its end."""
+    try:
+        if not video:
+            return pictures.read(out).size == formats.size(file)
+        made, clip = clips.open_clip(out), clips.open_clip(file)
+        count = sum(1 for _ in clips.in_time(made, clip))
+        return made.size == clip.size and count == clip.frames
+    except (ValueError, OSError):
+        return False
