@@ -32,13 +32,12 @@ import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import scenes
-from tinybridge.data.pairs import pairs as find_pairs
 from tinybridge.metrics import measures
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restoration import restore
 from tinybridge.training import loop, sentences
 from tinybridge.training.loop import Settings
-from tinybridge.training.pairs import Pairs, drawn_pairs, file_pairs, parse_size
+from tinybridge.training.pairs import Pairs, drawn_pairs, file_pairs, find_files, parse_size
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("bridges", "spaces", "sensitivity")
@@ -113,8 +112,10 @@ class Lab:
         self.title = (path.name if path else f"tiny {name}") + (f" {files.stem}" if files else "")
         _, self.rates, size = train.DEFAULTS[name, path is not None]
         self.side, self.frames = parse_size(size, size)
-        found = find_pairs(files, None, self.backbone.video) if files is not None else ()
-        self.kinds = tuple(sorted({pair.degradation for pair in found})) or scenes.KINDS
+        self.found, self.kinds = [], tuple(scenes.KINDS)
+        if files is not None:
+            self.found = find_files(files, None, self.side, self.frames, self.backbone.video)
+            self.kinds = tuple(sorted({pair.degradation for pair in self.found}))
         self.alone = lru_cache(self.alone)  # what does not depend on the prompt is done once
         self.pairs = lru_cache(maxsize=16)(self.pairs)
 
@@ -131,8 +132,8 @@ class Lab:
     def pairs(self, degradation: str, seed: int) -> Pairs:
         """Latents, encoded once for all runs on them. Files are the same for every seed."""
         if self.files is not None:
-            kind, b = degradation or None, self.backbone
-            return file_pairs(b, self.files, kind, self.side, self.frames)
+            rows = [pair for pair in self.found if pair.degradation == degradation]
+            return file_pairs(self.backbone, rows, self.side, self.frames, quiet=True)
         counts = (self.budget.scenes, self.budget.held_out)
         sizes = (self.side, self.frames, seed, counts)
         return drawn_pairs(self.backbone, degradation, *sizes, quiet=True)

@@ -28,12 +28,14 @@ def pairs(tmp_path_factory) -> Path:
 
 def wrong(tmp_path: Path, pairs: Path) -> dict[str, tuple[list[object], str]]:
     """Flags that a person may get wrong, and what the line must say."""
-    small, odd, broken = tmp_path / "small", tmp_path / "odd", tmp_path / "broken"
-    for folder in (small, odd, broken):
+    small, odd, broken, tiny = (tmp_path / k for k in ("small", "odd", "broken", "tiny"))
+    for folder in (small, odd, broken, tiny):
         for side in ("degraded", "clean"):
             for name in ("a.png", "b.png"):
                 pictures.write(folder / side / name, torch.zeros(3, 40, 40))
     pictures.write(small / "clean/a.png", torch.zeros(3, 40, 41))
+    for side in ("degraded", "clean"):
+        pictures.write(tiny / side / "b.png", torch.zeros(3, 31, 40))
     (odd / "clean/b.png").unlink()
     (broken / "degraded/a.png").write_bytes(b"\x89PNG\r\n")
     (tmp_path / "empty/degraded").mkdir(parents=True)
@@ -50,7 +52,7 @@ def wrong(tmp_path: Path, pairs: Path) -> dict[str, tuple[list[object], str]]:
         "no partner": (["--data", odd], "b.png: no file has its name"),
         "sizes differ": (["--data", small], "41x40: both must have one size"),
         "not a picture": (["--data", broken], "a.png: not a"),
-        "too small": (["--data", pairs, "--size", 64], "use --size 32"),
+        "too small": (["--data", tiny], "use --size 31"),
         "one pair": (["--data", tmp_path / "one.json"], "at least 2 are needed"),
         "no such rows": (
             ["--data", tmp_path / "one.json", "--degradation", "fog"],
@@ -61,6 +63,7 @@ def wrong(tmp_path: Path, pairs: Path) -> dict[str, tuple[list[object], str]]:
         "t0": (["--data", pairs, "--t0", 1.5], "t0 is 1.5"),
         "steps": (["--data", pairs, "--steps", 0], "must be positive"),
         "rate": (["--data", pairs, "--lr", -1], "must be positive"),
+        "no rate": (["--data", pairs, "--lr", 0], "--lr 0.0 must be positive"),
         "size": (["--data", pairs, "--size", "0"], "--size 0: expected a side in pixels"),
         "frames": (["--data", pairs, "--size", "32x9"], "expected a side in pixels, as 64"),
         "nothing to resume": (["--data", pairs, "--resume"], "nothing to resume"),
@@ -70,7 +73,7 @@ def wrong(tmp_path: Path, pairs: Path) -> dict[str, tuple[list[object], str]]:
 CASES = [
     "no data", "no weights", "empty weights", "empty folder", "no pairs", "no partner",
     "sizes differ", "not a picture", "too small", "one pair", "no such rows", "no such kind",
-    "out is a file", "t0", "steps", "rate", "size", "frames", "nothing to resume",
+    "out is a file", "t0", "steps", "rate", "no rate", "size", "frames", "nothing to resume",
 ]  # fmt: skip
 
 
@@ -105,7 +108,8 @@ def test_a_mistake_in_a_real_process(tmp_path):
     assert done.stderr == f"error: {tmp_path}/gone: no such file or folder\n"
 
 
-def test_at_most_sixteen_flags(capsys):
-    for script in ("train.py", "sample.py"):
+def test_few_flags():
+    """What has a sensible value gets no flag; more than these need a reason."""
+    for script, most in (("train.py", 18), ("sample.py", 24)):
         source = (ROOT / script).read_text()
-        assert 5 < source.count("\n    add(") <= 16
+        assert 5 < source.count("\n    add(") <= most

@@ -130,6 +130,53 @@ def test_too_little_memory_recomputes_the_blocks_and_changes_nothing(
 
 
 def test_a_loss_that_is_not_finite_says_when(flux, pairs, monkeypatch):
-    monkeypatch.setattr(loop, "gradients", lambda *args: float("nan"))
+    broken = torch.tensor([0.1]), torch.tensor([float("nan")])
+    monkeypatch.setattr(loop, "gradients", lambda *args: broken)
     with pytest.raises(FloatingPointError, match="the loss became nan at step 1"):
         loop.learn(flux, loop.init_prompt(flux, SHORT), pairs, SHORT, quiet=True)
+
+
+# ---- what the loss is made of ------------------------------------------------------------------
+
+
+def losses_by_hand(flux, pairs, prompt, settings, step) -> tuple[Tensor, Tensor]:
+    """Times and losses [B] of a step, one sample after another, `desired` written out."""
+    g = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    pick = torch.randint(len(pairs.x0), (settings.batch_size,), generator=g)
+    t = 1e-4 + (0.4 - 1e-4) * torch.rand(settings.batch_size, generator=g) ** settings.power
+    eps = torch.randn(settings.batch_size, *pairs.x0.shape[1:], generator=g)
+    found = []
+    for k, n in enumerate(pick.tolist()):
+        x0, y, r = pairs.x0[n], pairs.y[n], t[k] / 0.4
+        x_t = (1 - t[k]) * (1 - r) * x0 + (1 - t[k]) * r * y + t[k] * eps[k]
+        with torch.no_grad():
+            v = flux.velocity(x_t[None], t[k][None], prompt)[0]
+        error = x_t - t[k] * v - x0
+        if settings.loss == "velocity":
+            error = error / t[k].clamp(min=0.01)
+        found.append(error.square().mean())
+    return t, torch.stack(found)
+
+
+@pytest.mark.parametrize(("loss", "power"), [("x0", 1.0), ("velocity", 1.0), ("x0", 3.0)])
+def test_the_log_tells_the_loss_of_every_quarter_of_the_times(flux, pairs, loss, power):
+    settings = replace(SHORT, steps=1, batch_size=6, loss=loss, power=power)
+    prompt = loop.init_prompt(flux, settings)
+    t, losses = losses_by_hand(flux, pairs, prompt, settings, 0)
+    [row] = loop.learn(flux, prompt, pairs, settings, quiet=True)
+    assert row["loss"] == pytest.approx(losses.mean().item(), rel=1e-4)
+    for k in range(4):
+        inside = (t >= 0.1 * k) & (t < 0.1 * (k + 1))
+        name = f"loss_t{k + 1}"
+        assert (name in row) == inside.any().item()
+        if name in row:
+            assert row[name] == pytest.approx(losses[inside].mean().item(), rel=1e-4)
+    assert prompt.meta["loss"] == loss
+    assert (power == 3.0) == (t.mean() < 0.15)
+
+
+def test_the_last_time_is_in_the_last_quarter():
+    times, losses = torch.tensor([1e-4, 0.1, 0.2, 0.4]), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    found = loop.by_time(times, losses, 0.4)
+    assert found == {"loss_t1": 1.0, "loss_t2": 2.0, "loss_t3": 3.0, "loss_t4": 4.0}
+    assert loop.by_time(times[:1], losses[:1], 0.4) == {"loss_t1": 1.0}

@@ -18,7 +18,7 @@ from unicodedata import normalize
 import torch
 from torch import Tensor
 
-from tinybridge.data import clips, pictures
+from tinybridge.data import clips, folders, pictures
 from tinybridge.data.clip import differs
 
 
@@ -26,7 +26,7 @@ from tinybridge.data.clip import differs
 class Pair:
     """Two files that show one scene; clean is None where a list names no target.
 
-    fault: one line, if this is a row of a list that names no picture.
+    fault: one line, if this is a row of a list that names no picture or a file without a partner.
     """
 
     degraded: Path
@@ -79,7 +79,8 @@ def namesake(file: Path, index: dict[tuple[str, str], list[Path]], folder: Path)
 def pairs(path: Path, degradation: str | None = None, video: bool = False) -> list[Pair]:
     """Pairs of pictures, or of clips, from DIR/degraded and DIR/clean or from a JSON list.
 
-    degradation: only the rows of that kind. ValueError in one line names what does not fit.
+    degradation: only the rows of that kind. A file or a row that makes no pair has a fault.
+    ValueError in one line if there are none at all.
     """
     if not path.is_dir():
         return list_pairs(path, degradation)
@@ -89,13 +90,18 @@ def pairs(path: Path, degradation: str | None = None, video: bool = False) -> li
     if files == [degraded] and candidates == [clean]:  # both are one clip, a folder of frames
         return [Pair(degraded, clean, degradation or "")]
     index = by_name(candidates)
-    partners = [namesake(file, index, clean) for file in files]
+    found: list[Pair] = []
     taken: dict[tuple[Path, str], Path] = {}
-    for file, partner in zip(files, partners, strict=True):
-        twin = taken.setdefault((partner, normalize("NFC", file.name).casefold()), file)
-        if twin != file:
-            raise ValueError(f"{file}: {twin.name} has the same partner, {partner}")
-    return [Pair(f, p, degradation or "") for f, p in zip(files, partners, strict=True)]
+    for file in files:
+        try:
+            partner = namesake(file, index, clean)
+            twin = taken.setdefault((partner, normalize("NFC", file.name).casefold()), file)
+            if twin != file:
+                raise ValueError(f"{file}: {twin.name} has the same partner, {partner}")
+            found.append(Pair(file, partner, degradation or ""))
+        except ValueError as error:
+            found.append(Pair(file, None, degradation or "", str(error)))
+    return found
 
 
 def side_folder(path: Path, name: str) -> Path:
@@ -172,6 +178,25 @@ def check(pair: Pair, size: tuple[int, int], clean_size: tuple[int, int], side: 
     if min(H, W) < side:
         raise ValueError(
             f"{pair.degraded} is {W}x{H}, smaller than the training size: use --size {min(H, W)}"
+        )
+
+
+def probe(pair: Pair, side: int, frames: int | None = None) -> None:
+    """ValueError in one line if training cannot use a pair of pictures, by their headers alone.
+
+    frames: of a cube; then the pair is one of clips, which are looked through once.
+    """
+    open_one = folders.probe if frames is None else clips.open_clip
+    clean, degraded = open_one(clean_of(pair)), open_one(pair.degraded)
+    check(pair, degraded.size, clean.size, side)
+    if degraded.frames != clean.frames:
+        raise ValueError(
+            f"{degraded.path} and its pair {clean.path} have {degraded.frames} and "
+            f"{clean.frames} frames: both must have equally many"
+        )
+    if degraded.frames < (frames or 1):
+        raise ValueError(
+            f"{degraded.path} has {degraded.frames} frames, fewer than {frames}: use fewer frames"
         )
 
 

@@ -1,7 +1,8 @@
 """Pairs as a prompt learns from them: latents encoded once, and held-out pixels to judge it by.
 
     pairs = drawn_pairs(backbone, "haze", seed=settings.seed)  # scenes that are drawn
-    pairs = file_pairs(backbone, Path("PAIRS"), None, *parse_size("64", "64"))  # own files
+    found = find_files(Path("PAIRS"), None, side, frames, backbone.video)  # own files
+    pairs = file_pairs(backbone, found, side, frames)
 
 Letters: N training pairs, M held-out pairs, n of them at a time; latents are [C, h, w] of pictures
 [3, H, W], or [C, t, h, w] of clips [3, T, H, W].
@@ -18,13 +19,15 @@ from tqdm import tqdm
 
 from tinybridge.backbone import Backbone
 from tinybridge.data import moving_scenes, scenes
-from tinybridge.data.pairs import Pair, clip_crops, crops
-from tinybridge.data.pairs import pairs as find_pairs
+from tinybridge.data.pairs import Pair, clip_crops, crops, probe
+from tinybridge.data.pairs import pairs as list_pairs
 
 SCENES, CLIPS = (2048, 64), (256, 16)  # drawn: how many to learn from, how many to judge by
 EVALUATION_SEED = 1_000_000  # scene seeds: training below, evaluation here, tiny/make.py far above
 FEW = 16  # pairs that are looked at on the way
 HELD_OUT = 10  # of own pairs, every tenth
+TOLD = 10  # mistakes of a training set that are told at once
+AT_ONCE = 2**20  # pixels that go through the autoencoder together, those of a crop of 1024x1024
 
 
 @dataclass
@@ -78,18 +81,38 @@ def parse_size(size: str, usual: str) -> tuple[int, int]:
     return side, frames
 
 
+def find_files(path: Path, kind: str | None, side: int, frames: int, video: bool) -> list[Pair]:
+    """The pairs of a folder or a list, each looked at: names, sizes and lengths, no pixel decoded.
+
+    kind: only the rows of that degradation; clips are looked through once. ValueError in one line,
+    or an ExceptionGroup of them if several pairs cannot be learned from: the first TOLD are named.
+    """
+    found = list_pairs(path, kind, video)
+    if len(found) < 2:
+        raise ValueError(f"{path}: only {len(found)} pair, at least 2 are needed: 1 is held out")
+    faults: list[Exception] = []
+    for pair in found:
+        try:
+            probe(pair, side, frames if video else None)
+        except (ValueError, OSError) as error:
+            faults.append(error)
+    if len(faults) > TOLD:
+        more = f"{path}: {len(faults) - TOLD} more of {len(found)} pairs cannot be learned from"
+        faults[TOLD:] = [ValueError(more)]
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise ExceptionGroup(f"{path}: pairs that cannot be learned from", faults)
+    return found
+
+
 def file_pairs(
-    backbone: Backbone,
-    path: Path,
-    kind: str | None,
-    side: int,
-    frames: int,
-    quiet: bool = False,
+    backbone: Backbone, found: list[Pair], side: int, frames: int, quiet: bool = False
 ) -> Pairs:
-    """Latents of a folder's or a list's pairs, cut into squares or cubes; each tenth is held out.
+    """Latents of the pairs that were found, cut into squares or cubes; each tenth is held out.
 
     Of a held-out pair the square in the middle is judged, of a clip that of its first frames.
-    kind: only the rows of that degradation. ValueError names what cannot be learned from.
+    ValueError names a file whose pixels cannot be read.
     """
 
     def cut(pair: Pair) -> Iterator[tuple[Tensor, Tensor]]:
@@ -97,9 +120,8 @@ def file_pairs(
             return clip_crops(pair, side, frames)
         return iter([crops(pair, side)])
 
-    found = find_pairs(path, kind, backbone.video)
     if len(found) < 2:
-        raise ValueError(f"{path}: only {len(found)} pair, at least 2 are needed: 1 is held out")
+        raise ValueError(f"{len(found)} pair to learn from, at least 2 are needed: 1 is held out")
     held_out = found[::HELD_OUT][: (CLIPS if backbone.video else SCENES)[1]]
     learned = [pair for pair in found if pair not in held_out]
     middles = [[p[len(p) // 2] for p in next(cut(pair))] for pair in held_out]
@@ -119,9 +141,15 @@ def encode_pairs(
     """Pairs from degraded and clean pixels [n, 3, ...] in `count` parts, encoded once."""
     y, x0, seen = [], [], []
     for degraded, clean in tqdm(parts, "encode", count, disable=quiet, leave=False):
-        y.append(backbone.encode(degraded).cpu())
-        x0.append(backbone.encode(clean).cpu())
+        y.append(encode(backbone, degraded))
+        x0.append(encode(backbone, clean))
         if len(seen) < FEW:
             seen.append((degraded[:1], clean[:1]))
     few = tuple(torch.cat(pixels) for pixels in zip(*seen, strict=True))
     return Pairs(torch.cat(y), torch.cat(x0), *held_out, few)
+
+
+def encode(backbone: Backbone, pixels: Tensor) -> Tensor:
+    """Latents [n, C, ...] of pixels [n, 3, ...], on the CPU; a few at once, however many come."""
+    n = max(1, AT_ONCE // pixels[0, 0].numel())
+    return torch.cat([backbone.encode(part).cpu() for part in pixels.split(n)])

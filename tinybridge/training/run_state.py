@@ -1,4 +1,4 @@
-"""What a training run leaves on disk so that it goes on bit for bit: state.safetensors.
+"""What a training run leaves on disk so that it goes on bit for bit: state.safetensors, log.csv.
 
 The state is the prompt, AdamW's two moments of each of its tensors, the step, and the settings
 that a continued run must share. Random numbers need no state: they are functions of (seed, step).
@@ -11,44 +11,50 @@ from tempfile import TemporaryFile
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
-from tinybridge.data.tables import replacing
+from tinybridge.data.tables import load_table, replacing
 
-STATE = "state.safetensors"
+STATE, LOG = "state.safetensors", "log.csv"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # that AdamW keeps of each tensor
 
 
 def save_state(
-    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, settings: dict
+    out: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    settings: dict[str, object],
 ) -> None:
     """Writes out/state.safetensors: `step` steps are done. settings: values that str() tells."""
     tensors = {}
     for name, weight in model.named_parameters():
-        tensors[name] = weight.detach().cpu()
-        for key, value in optimizer.state[weight].items():  # exp_avg, exp_avg_sq, step
-            tensors[f"{name}.{key}"] = value.cpu()
+        tensors[name] = weight.detach().cpu().contiguous()
+        for key, value in optimizer.state[weight].items():
+            tensors[f"{name}.{key}"] = value.cpu().contiguous()
     kept = json.dumps({key: str(value) for key, value in settings.items()})
     with replacing(out / STATE) as scratch:
         scratch.write_bytes(save(tensors, {"step": str(step), "settings": kept}))
 
 
-def read_state(file: Path) -> tuple[int, dict[str, str], dict[str, torch.Tensor]]:
+def read_state(file: Path) -> tuple[int, dict[str, str], dict[str, Tensor]]:
     """Step, settings and tensors of a state file; ValueError if it is not one."""
     try:
         with safe_open(file, "pt") as stored:
-            told, names = stored.metadata(), list(stored.keys())
-            tensors = {name: stored.get_tensor(name) for name in names}
-        return int(told["step"]), json.loads(told["settings"]), tensors
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            meta = stored.metadata()
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        return int(meta["step"]), dict(json.loads(meta["settings"])), tensors
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: not a readable state of a run ({error})") from None
 
 
 def load_state(
-    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict
+    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, object]
 ) -> int:
     """Puts a saved run back into model and optimizer; how many steps it had done.
 
-    FileNotFoundError if there is none, ValueError if it was begun with other settings.
+    FileNotFoundError if there is none, ValueError if it was begun with other settings or is
+    damaged; then nothing has been put anywhere.
     """
     file = out / STATE
     if not file.is_file():
@@ -61,28 +67,65 @@ def load_state(
                 f"{file}: the run was begun with {name} {kept.get(key)}, now it is {value}; "
                 "resume with the same settings, or begin in another --out"
             )
+    wanted = {}
+    for name, weight in model.named_parameters():
+        wanted[name] = weight.shape
+        wanted |= {f"{name}.{key}": weight.shape for key in MOMENTS[1:]}
+        wanted[f"{name}.step"] = torch.Size()
+    found = {name: value.shape for name, value in tensors.items() if value.isfinite().all()}
+    if found != wanted or step < 1:
+        wrong = sorted(name for name in wanted if found.get(name) != wanted[name])
+        raise ValueError(
+            f"{file}: not the state of this prompt (step {step}; tensors that lack, or are not "
+            f"finite or of its size: {', '.join(wrong[:3]) or 'none'}); begin in another --out"
+        )
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.copy_(tensors[name])
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if (value := tensors.get(f"{name}.{key}")) is not None:
-                    # AdamW counts its steps on the CPU wherever the weights are.
-                    optimizer.state[weight][key] = value if key == "step" else value.to(weight)
+            for key in MOMENTS:
+                value = tensors[f"{name}.{key}"]
+                # AdamW counts its steps on the CPU wherever the weights are.
+                optimizer.state[weight][key] = value if key == "step" else value.to(weight)
     return step
 
 
-def begin(out: Path) -> None:
-    """Makes the folder of a new run. ValueError if an unfinished run lies there."""
+def load_log(out: Path, done: int) -> list[dict[str, object]]:
+    """The rows of out/log.csv, numbers, up to step `done`: a killed run may have logged more.
+
+    Empty if there is no such file. ValueError if it is no log.
+    """
+    file = out / LOG
+    rows = load_table(file) if file.is_file() else []
+    if not all(isinstance(row.get("step"), int) for row in rows):
+        raise ValueError(f"{file}: not the log of a run; move it away to go on without it")
+    return [row for row in rows if row["step"] <= done]
+
+
+def begin(out: Path, named: bool) -> str:
+    """Makes the folder of a new run; what to say of an older one that it will replace, or "".
+
+    named: the user chose this folder. ValueError if an unfinished run lies there, or where nobody
+    chose it, a finished one; OSError if nothing can be written.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    older = ""
     if (out / STATE).is_file():
         done, settings, _ = read_state(out / STATE)
+        older = f"a finished run of {done} steps"
         if done < int(settings.get("steps", 0)):
             raise ValueError(
                 f"{out}: an unfinished run of {settings['steps']} steps lies here, {done} done; "
                 "go on with --resume, or choose another --out, or delete it"
             )
+    elif (out / "prompt.safetensors").is_file():
+        older = "a prompt"
+    if older and not named:
+        raise ValueError(
+            f"{out}: {older} lies here; choose another --out, or name this one to replace it"
+        )
     try:
         with TemporaryFile(dir=out):  # tells now, not after the first save
             pass
     except OSError as error:
         raise OSError(f"{out}: cannot be written ({error.strerror})") from None
+    return f"{out}: {older} will be replaced" if older else ""
