@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from tests.data.test_video import film_file, pixels, write
-from tinybridge.data import clips, container, pictures
+from tinybridge.data import animations, clips, container, pictures
 
 PROFILE = bytes(16) + b"RGB " + bytes(108)  # a header is all that is looked at
-LOOPS = {".gif": [None, 0, 3], ".webp": [0, 3]}
+LOOPS = {".gif": [None, 0, 3], ".webp": [0, 3], ".png": [0, 3], ".apng": [1]}
 
 
 def animation(path: Path, durations: list[int], loop: int | None = 0, still: int = -1) -> Path:
@@ -66,7 +66,7 @@ def test_equal_frames_may_become_one_of_the_same_total_time(tmp_path, suffix, eq
     frames[:, equal] = frames[:, equal[:1]]
     write(tmp_path / f"b{suffix}", iter([frames]), clip)  # one chunk of four frames
     durations = timing(tmp_path / f"b{suffix}")[0]
-    still = suffix == ".webp" and len(equal) == 4  # a WebP without movement has no durations
+    still = suffix != ".gif" and len(equal) == 4  # a picture that has no duration
     assert durations == [0] if still else sum(durations) == 200
     assert clip.notes == ()
 
@@ -145,6 +145,32 @@ def test_what_a_path_means(tmp_path):
         clips.clips(films)
 
 
+def test_what_a_folder_of_clips_leaves_out(tmp_path):
+    mp4 = film_file(tmp_path / "day.mp4", 2)
+    Image.fromarray(pixels(0, 9, 9)).save(tmp_path / "day.jpg")  # as cameras put beside it
+    (tmp_path / "older").mkdir()
+    film_file(tmp_path / "older" / "night.mp4", 2)
+    moving = animation(tmp_path / "moving.png", [50, 50])
+    assert clips.clips(tmp_path) == [mp4, moving]
+    folder_line, picture_line = sorted(clips.left_out(tmp_path), reverse=True)
+    assert "older (a folder" in folder_line and "day.jpg (a clip's thumbnail)" in picture_line
+    assert clips.left_out(mp4) == []
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_animations_that_lose_something_or_are_too_large(tmp_path, suffix, monkeypatch):
+    path, frames = tmp_path / f"a{suffix}", []
+    for k in range(3):
+        clear = np.dstack([pixels(k, 24, 36), np.full((24, 36), 255, np.uint8)])
+        clear[8:16, 8:16, 3] = 0
+        frames.append(Image.fromarray(clear))
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=50, disposal=2)
+    assert clips.open_clip(path).notes == (f"{path}: not kept: transparency",)
+    monkeypatch.setattr(animations, "ROOM", 3 * 3 * 24 * 36 - 1)
+    with pytest.raises(ValueError, match=f"a{suffix}: 3 frames of 36x24 are too many"):
+        clips.open_clip(path)
+
+
 def test_frames_come_in_the_order_of_their_numbers(tmp_path):
     path = folder(tmp_path / "walk", 0)
     for k in range(1, 13):  # frame1 ... frame12: by spelling 1, 10, 11, 12, 2
@@ -199,6 +225,24 @@ def test_an_exception_leaves_nothing_behind(tmp_path, clip, error):
     with pytest.raises(error):
         write(out, restored(), clip)
     untouched(out, content)
+
+
+def test_left_overs_are_not_trusted(tmp_path, clip):
+    """Whatever bears a scratch file's name: the result is that of a clean run, and it stays."""
+    out = tmp_path / "out" / clip.path.name
+    copied = [frame for frame in clips.read(clip)]
+    write(out, copied, clip)
+    clean = content(out)
+    for name in (f"{out.name}.tmp", f"{out.name}.old", f".{out.name}.tmp"):
+        (out.parent / name).write_bytes(b"GIF89a, of a run that was killed")
+    write(out, copied, clip)
+    assert content(out) == clean or clip.path.suffix in (".mp4", ".webm")
+    assert torch.equal(*(torch.cat(list(clips.read(clips.open_clip(out))), 1) for _ in range(2)))
+    assert len(list(out.parent.iterdir())) == 4
+
+
+def content(path: Path) -> list[bytes]:
+    return [f.read_bytes() for f in sorted(path.iterdir() if path.is_dir() else [path])]
 
 
 @pytest.mark.parametrize(("n", "line"), [(0, "only 0"), (5, "only 5"), (7, "more frames .* 6")])

@@ -1,7 +1,7 @@
 """A video file as a container: opened, its length checked, its tracks sorted.
 
 MP4 (.mp4, .m4v, .mov) and Matroska (.mkv, .webm), through PyAV. Of the video tracks the one that
-players choose is restored; sound and subtitles are copied; the rest is left out and named.
+players choose is restored; sound, subtitles and attachments are copied, the rest is named.
 """
 
 import struct
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-KINDS = {"audio": "sound", "subtitle": "subtitle", "video": "video", "data": "data"}
 
 
 @contextmanager
@@ -54,18 +53,30 @@ def _kind(track: Any) -> str:
 
 
 def copied(container: Any) -> list[Any]:
-    """The tracks of sound and subtitles that can be copied."""
-    return [track for track in container.streams if _kind(track) in ("audio", "subtitle")]
+    """The tracks that are copied: sound, subtitles, and the files that Matroska has attached."""
+    return [
+        track for track in container.streams if _kind(track) in ("audio", "subtitle", "attachment")
+    ]
 
 
 def left_out(container: Any, video: Any) -> list[str]:
     """The tracks that are neither restored nor copied, in words."""
     kept = [video.index, *(track.index for track in copied(container))]
-    return [
-        f"track {track.index + 1} ({_kind(track)})"
-        for track in container.streams
-        if track.index not in kept
-    ]
+    numbers: dict[str, list[str]] = {}
+    for track in container.streams:
+        if track.index not in kept:
+            numbers.setdefault(_kind(track), []).append(str(track.index + 1))
+    return [f"track {' '.join(found)} ({kind})" for kind, found in numbers.items()]
+
+
+def centred(path: Path, video: Any) -> bool:
+    """Whether the chroma of 4:2:0 is read as lying at the centre of four pixels.
+
+    libav does so where nobody says otherwise: the codecs of WebM do not, Matroska's headers can.
+    """
+    with path.open("rb") as file:
+        told = b"\x55\xb7\x81" in file.read(4096)
+    return video.codec_context.name in ("vp8", "vp9", "libdav1d", "av1") and not told
 
 
 def promised(path: Path) -> int:

@@ -89,14 +89,14 @@ def probe(path: Path) -> Clip:
         try:
             for packet in container.demux(video):
                 look.packets += bool(packet.size) and not packet.is_discard
-                for frame in packet.decode():
+                for frame in _decoded(packet):
                     look.add(path, frame)
         except (av.FFmpegError, OSError) as error:
             look.broken = error.strerror
         _check(path, video, look)
         lost = look.lost(context.name) + left_out(container, video)
-        if video.metadata.get("alpha_mode") == "1":
-            lost.append("transparency")
+        if "1" in (video.metadata.get("alpha_mode"), video.metadata.get("ALPHA_MODE")):
+            lost.append("transparency")  # of VP8 and VP9, which libav decodes without it
         rate = video.average_rate or video.guessed_rate or Fraction(25)
         size = _upright(np.empty((look.first.height, look.first.width)), look.first).shape
         return Clip(
@@ -110,6 +110,16 @@ def probe(path: Path) -> Clip:
             notes(path, rate, look.starts, lost),
             _tags(video, look.first, size),
         )
+
+
+def _decoded(packet: Any) -> list[Any]:
+    """The frames that come out with a packet; none if it is damaged, as players do."""
+    import av
+
+    try:
+        return packet.decode()
+    except av.InvalidDataError:
+        return []
 
 
 def _check(path: Path, video: Any, look: Look) -> None:
@@ -160,6 +170,14 @@ def _upright(array: np.ndarray, frame: Any) -> np.ndarray:
     return array
 
 
+def _to_tensor(frame: Any, scaler: Any) -> Tensor:
+    """[3, H, W] in 0..1, upright."""
+    source = matrix(frame.colorspace, frame.height, frame.width)
+    rgb = scaler.reformat(frame, format="rgb24", src_colorspace=source, interpolation=EXACT)
+    array = _upright(rgb.to_ndarray(), frame).astype(np.float32) / 255  # [H, W, 3]
+    return torch.from_numpy(array).permute(2, 0, 1)  # [3, H, W]
+
+
 def frames(path: Path) -> Iterator[Tensor]:
     """[3, H, W] in 0..1 each. ValueError if the file breaks off."""
     import av
@@ -167,13 +185,9 @@ def frames(path: Path) -> Iterator[Tensor]:
     n, scaler = 0, av.video.reformatter.VideoReformatter()
     with opened(path) as (container, video):
         try:
-            for frame in container.decode(video):
-                source = matrix(frame.colorspace, frame.height, frame.width)
-                rgb = scaler.reformat(
-                    frame, format="rgb24", src_colorspace=source, interpolation=EXACT
-                )
-                array = _upright(rgb.to_ndarray(), frame).astype(np.float32) / 255  # [H, W, 3]
-                n += 1
-                yield torch.from_numpy(array).permute(2, 0, 1)  # [3, H, W]
+            for packet in container.demux(video):
+                for frame in _decoded(packet):
+                    n += 1
+                    yield _to_tensor(frame, scaler)
         except (av.FFmpegError, OSError) as error:
             raise ValueError(f"{path}: breaks off after {n} frames ({error.strerror})") from None

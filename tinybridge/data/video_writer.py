@@ -7,7 +7,6 @@ stays HDR in 8 bit. Sound and subtitles are copied bit for bit; titles, chapters
 Letters: H W size in pixels.
 """
 
-import struct
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -16,13 +15,15 @@ from typing import Any
 from torch import Tensor
 
 from tinybridge.data.clip import Clip, as_oserror, to_bytes
-from tinybridge.data.container import MUXERS, copied, opened
+from tinybridge.data.container import MUXERS, centred, copied, opened
+from tinybridge.data.matroska import write_shape
 from tinybridge.data.video import LIMITED, matrix
 
 # No frames that are decoded before earlier ones: MP4 would end a track with the last in decoding
 # order, and so cut the last picture short.
-H264 = {"crf": "13", "preset": "medium", "bf": "0", "chroma_sample_location": "left"}
-VP9 = {"crf": "13", "b": "0", "deadline": "good", "cpu-used": "4", "chroma_sample_location": "left"}
+H264 = {"crf": "13", "preset": "medium", "bf": "0"}
+VP9 = {"crf": "13", "b": "0", "deadline": "good", "cpu-used": "4"}
+EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 OURS = ("major_brand", "minor_version", "compatible_brands", "encoder", "ENCODER")
 
 
@@ -50,7 +51,8 @@ class VideoWriter:
             self.out.set_chapters(self.source.chapters())
             with as_oserror(path):
                 self.out.start_encoding()
-            self.packets = iter(self.source.demux(*tracks) if tracks else ())
+            flowing = [track for track in tracks if track.type != "attachment"]
+            self.packets = iter(self.source.demux(*flowing) if flowing else ())
             self.packet = self._next()
         except BaseException:
             self.close()
@@ -61,6 +63,9 @@ class VideoWriter:
 
         (H, W), vp9 = self.like.size, self.path.suffix.lower() == ".webm"
         codec, options = ("libvpx-vp9", VP9) if vp9 else ("libx264", H264)
+        siting = "center" if vp9 and centred(self.like.path, video) else "left"
+        if siting == "left":
+            options = options | {"chroma_sample_location": "left"}
         self.video = self.out.add_stream(codec, rate=self.like.rate, options=options)
         context = self.video.codec_context
         context.width, context.height, context.time_base = W, H, self.like.tick
@@ -75,22 +80,20 @@ class VideoWriter:
                 self.video.metadata[name] = video.metadata[name]
         self.video.disposition = video.disposition
         shape = self.like.tags.get("sample_aspect_ratio", Fraction(1))
-        self.display = (round(W * shape), H) if matroska and shape != 1 else None
-        if self.display:
-            self.video.metadata["stereo_mode"] = "left_right"
-        self.scaler = self._scaler(H, W, context.pix_fmt)
+        self.shown = W * shape / H if matroska and shape != 1 else None  # width / height
+        self.scaler = self._scaler(context.pix_fmt, siting)
 
-    def _scaler(self, H: int, W: int, pix_fmt: str) -> Any:
-        """RGB to the encoder's form, colours sited at the left as H.264 has it by default."""
+    def _scaler(self, pix_fmt: str, siting: str) -> Any:
+        """RGB to the encoder's form. siting: where the chroma of 4:2:0 lies between the pixels."""
         import av
 
-        graph = av.filter.Graph()
+        graph, (H, W) = av.filter.Graph(), self.like.size
         target = matrix(self.like.tags["colorspace"], H, W)
         rgb = av.VideoFormat("rgb24")
-        options = f"out_color_matrix={target}:out_range={LIMITED}:out_chroma_loc=left"
+        options = f"out_color_matrix={target}:out_range={LIMITED}:out_chroma_loc={siting}"
         graph.link_nodes(
             graph.add_buffer(width=W, height=H, format=rgb, time_base=self.like.tick),
-            graph.add("scale", f"{options}:flags=bicubic+accurate_rnd+full_chroma_int"),
+            graph.add("scale", f"{options}:flags={EXACT}"),
             graph.add("format", pix_fmt),
             graph.add("buffersink"),
         ).configure()
@@ -101,10 +104,11 @@ class VideoWriter:
         try:
             copy = self.out.add_stream_from_template(track)
         except (ValueError, OSError):
-            what = "sound" if track.type == "audio" else "subtitles"
+            what = {"audio": "sound", "subtitle": "subtitles"}.get(track.type, "attachments")
+            codec = f" ({track.codec_context.name})" if track.codec_context else ""
             raise ValueError(
-                f"{self.path}: {self.path.suffix} cannot hold the {what} of the input "
-                f"({track.codec_context.name}); convert the input to .mkv first"
+                f"{self.path}: {self.path.suffix} cannot hold the {what} of the input{codec}; "
+                "convert the input to .mkv first"
             ) from None
         copy.metadata.update(track.metadata)
         copy.disposition = track.disposition
@@ -152,27 +156,11 @@ class VideoWriter:
         with as_oserror(self.path):
             self.out.mux(self.video.encode(None))
             self.out.close()
-            if self.display:
-                _write_display_size(self.scratch, *self.display)
+            if self.shown:
+                webm = self.path.suffix.lower() == ".webm"
+                write_shape(self.scratch, self.shown, self.like.size[0], webm)
 
     def close(self) -> None:
         self.inputs.close()
         with suppress(OSError, ValueError, AttributeError):  # it may not have been opened
             self.out.close()
-
-
-def _write_display_size(file: Path, width: int, height: int) -> None:
-    """The size at which the frames of a Matroska file are shown, in the place of a stereo mode.
-
-    The muxer takes it from a field that PyAV does not fill, but gives stereo pictures one of their
-    own: StereoMode, DisplayWidth and DisplayHeight lie in a row, and are replaced by the last two.
-    """
-    with file.open("r+b") as stream:
-        head = stream.read(1 << 16)
-        at = head.index(b"\x53\xb8\x81\x01\x54\xb0")
-        wide = head[at + 6] & 15  # bytes of the number
-        high = head[at + 9 + wide] & 15
-        left, right = (4 + wide + high) // 2, (5 + wide + high) // 2
-        stream.seek(at)
-        stream.write(struct.pack(">HB", 0x54B0, 0x80 | left) + width.to_bytes(left))
-        stream.write(struct.pack(">HB", 0x54BA, 0x80 | right) + height.to_bytes(right))
