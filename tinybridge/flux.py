@@ -14,16 +14,21 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.nn.utils.rnn import pad_sequence
 
 from tinybridge.parts.layers import (
+    PromptLike,
     RMSNorm,
+    Rope,
     attention,
+    checkpointed,
     grid,
     mlp,
     modulate,
+    modulations,
     rope_table,
     rotate,
+    rows_at,
     sinusoid,
 )
 
@@ -52,30 +57,30 @@ SIZES = {"dev": {}, "schnell": {"guidance": False}}
 class Terms:
     """What `Flux.prepare` computes once per restoration; stands where a raw prompt may stand."""
 
-    qkv: list[Tensor]  # n of [K, Lp, 3D]
-    times: Tensor | None  # [T]
-    modulation: list[Tensor] | None  # n + 1 of [T, 12 | 3 | 2, D], the last is the final layer's
+    qkv: list[Tensor | None]  # n of [K, Lp, 3D], or of None: no prompt
+    times: Tensor | None = None  # [T]
+    modulation: list[Tensor] | None = None  # n + 1 of [T, 12 | 3 | 2, D], last: the final layer's
 
     @property
     def count(self) -> int:
-        """K, in how many copies `forward` wants every sample."""
-        return len(self.qkv[0])
+        """K, in how many copies `forward` wants every sample; 1 without a prompt."""
+        return 1 if self.qkv[0] is None else len(self.qkv[0])
 
     def at(self, t: Tensor) -> list[Tensor]:
         """Rows of the modulation table for t [B]: n + 1 of [B, 12 | 3 | 2, D]."""
-        hit = t.float()[:, None] == self.times.float()  # [B, T]
-        if not hit.any(1).all():
-            raise ValueError(f"time {t.tolist()} is not among the {len(self.times)} prepared times")
-        return [table[hit.int().argmax(1)] for table in self.modulation]
+        rows = rows_at(self.times, t)
+        return [table[rows] for table in self.modulation]
 
 
 def add_term(qkv: Tensor, term: Tensor | None) -> None:
     """Add [K, Lp, 3D] to the first Lp rows and 3D columns in place; sample r takes term r % K."""
-    if term is not None:
-        (B, S, _), (K, rows, width) = qkv.shape, term.shape
-        if rows > S or B % K:
-            raise ValueError(f"{K} prompts of {rows} rows, but batch {B} with {S} text rows")
-        qkv.unflatten(0, (-1, K))[:, :, :rows, :width].add_(term)
+    if term is None:
+        return
+    B, S, _ = qkv.shape
+    K, rows, width = term.shape
+    if rows > S or B % K:
+        raise ValueError(f"{K} prompts of {rows} rows, but batch {B} with {S} text rows")
+    qkv.unflatten(0, (-1, K))[:, :, :rows, :width].add_(term)
 
 
 def pack(x: Tensor) -> Tensor:
@@ -102,9 +107,12 @@ def modulation(D: int, count: int) -> nn.Sequential:
 
 
 class QKNorm(nn.Module):
+    """RMS norm of the queries and keys of each head."""
+
     def __init__(self, d: int):
         super().__init__()
-        self.query_norm, self.key_norm = RMSNorm(d), RMSNorm(d)
+        self.query_norm = RMSNorm(d)
+        self.key_norm = RMSNorm(d)
 
     def forward(self, qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = qkv.unflatten(2, (3, heads, -1)).unbind(2)  # [B, S, h, d]
@@ -123,7 +131,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, term: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         qkv = self.qkv(x)  # [B, S, 3D]
-        add_term(qkv, term)
+        add_term(qkv, term)  # literally: self.qkv(x + gate * P), x being the text rows
         return self.norm(qkv, self.heads)  # 3 of [B, S, h, d]
 
 
@@ -132,25 +140,41 @@ class DoubleBlock(nn.Module):
 
     def __init__(self, D: int, heads: int, M: int):
         super().__init__()
-        self.img_mod, self.img_attn, self.img_mlp = modulation(D, 6), Attention(D, heads), mlp(D, M)
-        self.txt_mod, self.txt_attn, self.txt_mlp = modulation(D, 6), Attention(D, heads), mlp(D, M)
+        self.img_mod = modulation(D, 6)
+        self.img_attn = Attention(D, heads)
+        self.img_mlp = mlp(D, M)
+        self.txt_mod = modulation(D, 6)
+        self.txt_attn = Attention(D, heads)
+        self.txt_mlp = mlp(D, M)
 
     def modulation(self, vec: Tensor) -> Tensor:
         return torch.cat((self.img_mod(vec), self.txt_mod(vec)), 1)  # [B, 12, D]
 
-    def forward(self, img, txt, mod, rope, term=None) -> tuple[Tensor, Tensor]:
-        img1, img2, txt1, txt2 = (m.split(1, 1) for m in mod.split(3, 1))
-        # 1 is for attention, 2 for the MLP; each is shift, scale, gate of [B, 1, D]
-        qkv_img = self.img_attn(modulate(img, *img1[:2]))  # 3 of [B, N, h, d]
-        qkv_txt = self.txt_attn(modulate(txt, *txt1[:2]), term)  # 3 of [B, L, h, d]
-        q, k, v = (torch.cat(two, 1) for two in zip(qkv_txt, qkv_img, strict=True))  # [B, S, h, d]
-        out = attention(rotate(q, rope), rotate(k, rope), v)  # [B, S, D]
-        out_txt, out_img = out.split((txt.shape[1], img.shape[1]), 1)  # [B, L, D], [B, N, D]
+    def prompt_weight(self) -> Tensor:
+        """W_qkv [3D, D] of the rows that a prompt is added to."""
+        return self.txt_attn.qkv.weight
 
-        img = torch.addcmul(img, img1[2], self.img_attn.proj(out_img))
-        img = torch.addcmul(img, img2[2], self.img_mlp(modulate(img, *img2[:2])))
-        txt = torch.addcmul(txt, txt1[2], self.txt_attn.proj(out_txt))
-        txt = torch.addcmul(txt, txt2[2], self.txt_mlp(modulate(txt, *txt2[:2])))
+    def forward(
+        self, img: Tensor, txt: Tensor, mod: Tensor, rope: Rope, term: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """img [B, N, D], txt [B, L, D] -> the same; mod [B, 12, D], term [K, Lp, 3D]."""
+        img1, img2, txt1, txt2 = modulations(mod)  # 1 is for attention, 2 for the MLP
+
+        # One attention over both; the prompt enters the text's side: h + gate P for h.
+        img_in = modulate(img, img1.shift, img1.scale)
+        txt_in = modulate(txt, txt1.shift, txt1.scale)
+        img_q, img_k, img_v = self.img_attn(img_in)  # [B, N, h, d]
+        txt_q, txt_k, txt_v = self.txt_attn(txt_in, term)  # [B, L, h, d]
+        q = torch.cat((txt_q, img_q), 1)  # [B, S, h, d]
+        k = torch.cat((txt_k, img_k), 1)
+        v = torch.cat((txt_v, img_v), 1)
+        out = attention(rotate(q, rope), rotate(k, rope), v)  # [B, S, D]
+        txt_out, img_out = out.split((txt.shape[1], img.shape[1]), 1)  # [B, L, D], [B, N, D]
+
+        img = torch.addcmul(img, img1.gate, self.img_attn.proj(img_out))
+        img = torch.addcmul(img, img2.gate, self.img_mlp(modulate(img, img2.shift, img2.scale)))
+        txt = torch.addcmul(txt, txt1.gate, self.txt_attn.proj(txt_out))
+        txt = torch.addcmul(txt, txt2.gate, self.txt_mlp(modulate(txt, txt2.shift, txt2.scale)))
         return img, txt
 
 
@@ -159,21 +183,27 @@ class SingleBlock(nn.Module):
 
     def __init__(self, D: int, heads: int, M: int):
         super().__init__()
-        self.heads, self.split = heads, (3 * D, M)
+        self.heads = heads
+        self.split = (3 * D, M)
         self.linear1 = nn.Linear(D, 3 * D + M)
         self.linear2 = nn.Linear(D + M, D)
         self.norm = QKNorm(D // heads)
         self.modulation = modulation(D, 3)
 
-    def forward(self, seq, mod, rope, term=None) -> Tensor:
-        shift, scale, gate = mod.split(1, 1)  # [B, 1, D]
-        both = self.linear1(modulate(seq, shift, scale))  # [B, S, 3D + M]
-        add_term(both, term)  # P enters q, k, v, never the MLP
+    def prompt_weight(self) -> Tensor:
+        """W_qkv [3D, D], without the MLP's rows."""
+        return self.linear1.weight[: self.split[0]]
+
+    def forward(self, seq: Tensor, mod: Tensor, rope: Rope, term: Tensor | None = None) -> Tensor:
+        """seq [B, S, D] -> the same; mod [B, 3, D], term [K, Lp, 3D]."""
+        (own,) = modulations(mod)
+        both = self.linear1(modulate(seq, own.shift, own.scale))  # [B, S, 3D + M]
+        add_term(both, term)  # literally: h + gate P in the text rows for q, k, v, not for the MLP
         qkv, hidden = both.split(self.split, 2)  # [B, S, 3D], [B, S, M]
         q, k, v = self.norm(qkv, self.heads)  # [B, S, h, d]
         out = attention(rotate(q, rope), rotate(k, rope), v)  # [B, S, D]
         out = torch.cat((out, F.gelu(hidden, approximate="tanh")), 2)  # [B, S, D + M]
-        return torch.addcmul(seq, gate, self.linear2(out))  # [B, S, D]
+        return torch.addcmul(seq, own.gate, self.linear2(out))  # [B, S, D]
 
 
 class Flux(nn.Module):
@@ -181,7 +211,8 @@ class Flux(nn.Module):
 
     def __init__(self, config: FluxConfig):
         super().__init__()
-        D, h, M = config.hidden_size, config.num_heads, int(config.hidden_size * config.mlp_ratio)
+        D, h = config.hidden_size, config.num_heads
+        M = int(D * config.mlp_ratio)
         self.config = config
         self.checkpointing = False  # True: backward recomputes each block instead of keeping it
         self.img_in = nn.Linear(config.in_channels, D)
@@ -202,9 +233,14 @@ class Flux(nn.Module):
         return [*self.double_blocks, *self.single_blocks]
 
     def forward(
-        self, x: Tensor, t: Tensor, context: Tensor, pooled: Tensor,
-        guidance: Tensor | None = None, prompt=None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor,
+        pooled: Tensor,
+        guidance: Tensor | None = None,
+        prompt: PromptLike | Terms | None = None,
+    ) -> Tensor:
         """Velocity [B, C, H, W] of latents x [B, C, H, W] at times t [B] in 0..1, where 1 is noise.
 
         context [B or 1, L, Dc] from T5, pooled [B or 1, Dp] from CLIP, guidance [B or 1]: 1.0 in
@@ -214,19 +250,24 @@ class Flux(nn.Module):
         where the vendor rounds 1000 t to bfloat16. ValueError: odd H or W, missing guidance, a
         prompt of another model or longer than the text, a time that is not in the table.
         """
-        (B, _, H, W), L, dtype = x.shape, context.shape[1], self.img_in.weight.dtype
+        B, _, H, W = x.shape
+        L, dtype = context.shape[1], self.img_in.weight.dtype
         places = F.pad(grid(1, H // 2, W // 2, device=x.device), (0, 0, L, 0))  # [S, 3], text at 0
         rope = rope_table(places, self.config.axes_dim, self.config.theta, dtype)  # 2 of [S, 1, d]
-        tabled = isinstance(prompt, Terms) and prompt.times is not None
-        mods = prompt.at(t) if tabled else self.modulation(t, pooled, guidance)  # [B, 12|3|2, D]
+        if not isinstance(prompt, Terms):  # a raw prompt or none: gradients reach it
+            prompt = Terms(self.terms([] if prompt is None else [prompt]))
+        terms = prompt.qkv  # n of [K, Lp, 3D]
+        mods = self.modulation(t, pooled, guidance) if prompt.times is None else prompt.at(t)
+        blocks = checkpointed(self.blocks, self.checkpointing)
+        joint = self.config.depth  # so many of them, then the single ones
 
         img = self.img_in(pack(x).to(dtype))  # [B, N, D]
         txt = self.txt_in(context.to(dtype)).expand(B, -1, -1)  # [B, L, D]
-        for i in range(self.config.depth):
-            img, txt = self.run(i, prompt, img, txt, mods[i], rope)  # [B, N, D], [B, L, D]
+        for block, mod, term in zip(blocks[:joint], mods[:joint], terms[:joint], strict=True):
+            img, txt = block(img, txt, mod, rope, term)  # [B, N, D], [B, L, D]
         seq = torch.cat((txt, img), 1)  # [B, S, D]
-        for i in range(self.config.depth, len(self.blocks)):
-            seq = self.run(i, prompt, seq, mods[i], rope)  # [B, S, D]
+        for block, mod, term in zip(blocks[joint:], mods[joint:-1], terms[joint:], strict=True):
+            seq = block(seq, mod, rope, term)  # [B, S, D]
         shift, scale = mods[-1].split(1, 1)  # [B, 1, D], shift first (diffusers: scale first)
         out = self.final_layer.linear(modulate(seq[:, L:], shift, scale))  # [B, N, 4C]
         return unpack(out, H, W)  # [B, C, H, W]
@@ -243,41 +284,35 @@ class Flux(nn.Module):
         mods = [block.modulation(vec) for block in self.blocks]  # n of [B, 12 | 3, D]
         return [*mods, self.final_layer.adaLN_modulation(vec)]
 
-    def run(self, i: int, prompt, *args) -> Tensor | tuple[Tensor, Tensor]:
-        """Block i with its share of the prompt; checkpointing recomputes both in backward."""
-
-        def step(*args):
-            return self.blocks[i](*args, self.term(prompt, i))
-
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(step, *args, use_reentrant=False)
-        return step(*args)
-
-    def term(self, prompt, i: int) -> Tensor | None:
-        """W_qkv (gate_i P), what the prompt adds to block i's text q, k, v: [K, Lp, 3D].
+    def terms(self, prompts: list[PromptLike]) -> list[Tensor | None]:
+        """W_qkv (gate_i P), what K prompts add to block i's text q, k, v: n of [K, Lp, 3D].
 
         The method shows attention h + gate_i P in the text rows. Projection is linear, so W h plus
-        this term is the same, and h itself stays clean for its other readers. ValueError: a prompt
-        of another model.
+        this term is the same, and h itself stays clean for its other readers. No prompts: n of
+        None. ValueError: a prompt of another model.
         """
-        if prompt is None:
-            return None
-        if isinstance(prompt, Terms):
-            return prompt.qkv[i]
         D, n = self.config.hidden_size, len(self.blocks)
-        width, gates = prompt.residual.shape[1], len(prompt.gates)
-        if (width, gates) != (D, n):
-            raise ValueError(
-                f"prompt has width {width} and {gates} gates, this FLUX width {D} and {n} blocks"
-            )
-        linear = self.blocks[i].txt_attn.qkv if i < self.config.depth else self.blocks[i].linear1
-        scaled = (prompt.gates[i] * prompt.residual).to(linear.weight.dtype)  # [Lp, D]
-        return F.linear(scaled, linear.weight[: 3 * D])[None]  # [1, Lp, 3D]
+        for prompt in prompts:
+            width, gates = prompt.residual.shape[1], len(prompt.gates)
+            if (width, gates) != (D, n):
+                raise ValueError(
+                    f"prompt has width {width} and {gates} gates, "
+                    f"this FLUX width {D} and {n} blocks"
+                )
+        if not prompts:
+            return [None] * n
+        terms: list[Tensor | None] = []
+        for i, block in enumerate(self.blocks):
+            weight = block.prompt_weight()  # [3D, D]
+            scaled = [(prompt.gates[i] * prompt.residual).to(weight.dtype) for prompt in prompts]
+            added = [F.linear(rows, weight) for rows in scaled]  # K of [Lp, 3D]
+            terms.append(pad_sequence(added, batch_first=True))  # [K, Lp, 3D]
+        return terms
 
     @torch.no_grad()
     def prepare(
         self,
-        prompts: list,
+        prompts: list[PromptLike],
         times: Tensor | None = None,
         pooled: Tensor | None = None,
         guidance: Tensor | None = None,
@@ -285,16 +320,13 @@ class Flux(nn.Module):
         """All that neither picture nor step changes, for K prompts at once.
 
         Pass the result to `forward` with a sample-major batch: sample 0 with each of the K prompts,
-        then sample 1, ... times [T] are the values that `forward` will be told; with them, pooled
-        [1, Dp] and guidance [1] the modulation is tabulated too, and its weights (27 % of
-        FLUX.1) are not read again. ValueError: a prompt of another model.
+        then sample 1, ... prompts may be empty: the text alone. times [T] are the values that
+        `forward` will be told; with them, pooled [1, Dp] and guidance [1] the modulation is
+        tabulated too, and its weights (27 % of FLUX.1) are not read again. ValueError: a prompt of
+        another model.
         """
-        qkv = []
-        for i in range(len(self.blocks)):
-            terms = [self.term(prompt, i)[0] for prompt in prompts]  # K of [Lp, 3D]
-            qkv.append(nn.utils.rnn.pad_sequence(terms, batch_first=True))  # [K, Lp, 3D]
         table = None if times is None else self.modulation(times, pooled, guidance)
-        return Terms(qkv, times, table)
+        return Terms(self.terms(prompts), times, table)
 
 
 def init_weights(model: Flux, seed: int) -> None:

@@ -9,14 +9,26 @@ S told times.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from tinybridge.parts.layers import attention, grid, mlp, modulate, rope_table, rotate, sinusoid
+from tinybridge.parts.layers import (
+    PromptLike,
+    Rope,
+    attention,
+    checkpointed,
+    grid,
+    mlp,
+    modulate,
+    modulations,
+    rope_table,
+    rotate,
+    rows_at,
+    sinusoid,
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +73,8 @@ class Terms:
     """What `Wan.prepare` computes once per restoration; stands where a raw prompt may stand."""
 
     blocks: list[Term]  # n
-    times: Tensor | None  # [S]
-    modulation: Tensor | None  # [S, 7, D]
+    times: Tensor | None = None  # [S]
+    modulation: Tensor | None = None  # [S, 7, D]
 
     @property
     def count(self) -> int:
@@ -71,10 +83,7 @@ class Terms:
 
     def at(self, t: Tensor) -> Tensor:
         """Rows of the modulation table for t [B]: [B, 7, D]."""
-        hit = t.float()[:, None] == self.times.float()  # [B, S]
-        if not hit.any(1).all():
-            raise ValueError(f"time {t.tolist()} is not among the {len(self.times)} prepared times")
-        return self.modulation[hit.int().argmax(1)]
+        return self.modulation[rows_at(self.times, t)]
 
 
 def spread(rows: Tensor, B: int) -> Tensor:
@@ -87,12 +96,9 @@ def spread(rows: Tensor, B: int) -> Tensor:
 
 def attend(q: Tensor, memory: tuple[Tensor, Tensor], bias: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt d + bias) v: q [B, N, h, d], memory 2 of [K, L, h, d] -> [B, N, D]."""
-    k, v = (spread(rows, len(q)) for rows in memory)  # [B, L, h, d]
-    if bias is None:
-        return attention(q, k, v)
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, h, N or L, d]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.view(1, 1, 1, -1))
-    return out.transpose(1, 2).flatten(2)  # [B, N, D]
+    k, v = memory
+    B = len(q)
+    return attention(q, spread(k, B), spread(v, B), bias)  # [B, N, D]
 
 
 def padding(context: Tensor) -> int:
@@ -114,16 +120,22 @@ class Attention(nn.Module):
     def __init__(self, D: int, heads: int, eps: float):
         super().__init__()
         self.heads = heads
-        self.q, self.k, self.v, self.o = (nn.Linear(D, D) for _ in range(4))
-        self.norm_q, self.norm_k = nn.RMSNorm(D, eps), nn.RMSNorm(D, eps)
+        self.q = nn.Linear(D, D)
+        self.k = nn.Linear(D, D)
+        self.v = nn.Linear(D, D)
+        self.o = nn.Linear(D, D)
+        self.norm_q = nn.RMSNorm(D, eps)
+        self.norm_k = nn.RMSNorm(D, eps)
 
     def queries(self, x: Tensor) -> Tensor:
-        return self.norm_q(self.q(x)).unflatten(2, (self.heads, -1))  # [B, N, h, d]
+        """Of N rows [B, N, D]: [B, N, h, d]."""
+        return self.norm_q(self.q(x)).unflatten(2, (self.heads, -1))
 
     def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of L rows, of text or of video."""
-        k, v = self.norm_k(self.k(x)), self.v(x)  # [B, L, D]
-        return k.unflatten(2, (self.heads, -1)), v.unflatten(2, (self.heads, -1))  # [B, L, h, d]
+        """Keys and values of L rows [B, L, D], of text or of video: 2 of [B, L, h, d]."""
+        k = self.norm_k(self.k(x))  # [B, L, D]
+        v = self.v(x)
+        return k.unflatten(2, (self.heads, -1)), v.unflatten(2, (self.heads, -1))
 
 
 class Block(nn.Module):
@@ -131,27 +143,31 @@ class Block(nn.Module):
 
     def __init__(self, config: WanConfig):
         super().__init__()
-        D, h, self.eps = config.hidden_size, config.num_heads, config.eps
-        self.self_attn, self.cross_attn = Attention(D, h, self.eps), Attention(D, h, self.eps)
+        D, h = config.hidden_size, config.num_heads
+        self.eps = config.eps
+        self.self_attn = Attention(D, h, self.eps)
+        self.cross_attn = Attention(D, h, self.eps)
         self.norm3 = nn.LayerNorm(D, self.eps)  # in front of the cross-attention
         self.ffn = mlp(D, config.ffn_dim)
         self.modulation = nn.Parameter(torch.zeros(1, 6, D))
 
-    def forward(self, x, mod, rope, term: Term) -> Tensor:
+    def forward(self, x: Tensor, mod: Tensor, rope: Rope, term: Term) -> Tensor:
+        """Video x [B, N, D] -> the same; mod [B, 6, D] of the time, term: what the text says."""
         dtype = self.ffn[0].weight.dtype  # of the linears; x and mod are at least float32
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + mod).split(1, 1)
+        time1, time2 = modulations(self.modulation + mod)  # of self-attention, of the MLP
 
-        seen = modulate(x, shift1, scale1, self.eps).to(dtype)
-        q, (k, v) = self.self_attn.queries(seen), self.self_attn.keys(seen)  # [B, N, h, d]
+        seen = modulate(x, time1.shift, time1.scale, self.eps).to(dtype)
+        q = self.self_attn.queries(seen)  # [B, N, h, d]
+        k, v = self.self_attn.keys(seen)
         out = attention(rotate(q, rope), rotate(k, rope), v)  # [B, N, D]
-        x = torch.addcmul(x, gate1, self.self_attn.o(out))
+        x = torch.addcmul(x, time1.gate, self.self_attn.o(out))
 
         weight, bias = self.norm3.weight.to(x.dtype), self.norm3.bias.to(x.dtype)
         seen = F.layer_norm(x, weight.shape, weight, bias, self.eps).to(dtype)
         x = x + self.cross(seen, term)  # no gate, no time
 
-        seen = modulate(x, shift2, scale2, self.eps).to(dtype)
-        return torch.addcmul(x, gate2, self.ffn(seen))  # [B, N, D]
+        seen = modulate(x, time2.shift, time2.scale, self.eps).to(dtype)
+        return torch.addcmul(x, time2.gate, self.ffn(seen))  # [B, N, D]
 
     def cross(self, x: Tensor, term: Term) -> Tensor:
         """attn(x, E) + gate attn(x, E + P), each with its output projection W and bias b.
@@ -162,6 +178,7 @@ class Block(nn.Module):
         out = attend(q, term.text, term.bias)  # [B, N, D]
         if term.prompt is None:
             return self.cross_attn.o(out)
+        # literally: o(attend(q, keys(E))) + gate * o(attend(q, keys(E + P)))
         gate = spread(term.gate, len(x))  # [B, 1, 1]
         out = (out + gate * attend(q, term.prompt)).to(x.dtype)
         return self.cross_attn.o(out) + gate * self.cross_attn.o.bias
@@ -174,8 +191,9 @@ class Head(nn.Module):
         self.head = nn.Linear(config.hidden_size, 4 * config.in_channels)
         self.modulation = nn.Parameter(torch.zeros(1, 2, config.hidden_size))
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        shift, scale = (self.modulation + e).split(1, 1)  # [B, 1, D]
+    def forward(self, x: Tensor, mod: Tensor) -> Tensor:
+        """Tokens x [B, N, D] -> [B, N, 4C]; mod [B, 1, D], to both rows of its own."""
+        shift, scale = (self.modulation + mod).split(1, 1)  # [B, 1, D]
         return self.head(modulate(x, shift, scale, self.eps).to(self.head.weight.dtype))
 
 
@@ -184,7 +202,8 @@ class Wan(nn.Module):
 
     def __init__(self, config: WanConfig):
         super().__init__()
-        D, self.config = config.hidden_size, config
+        D = config.hidden_size
+        self.config = config
         self.checkpointing = False  # True: backward recomputes each block instead of keeping it
         self.patch_embedding = nn.Conv3d(config.in_channels, D, (1, 2, 2), (1, 2, 2))
         gelu = nn.GELU(approximate="tanh")
@@ -198,7 +217,9 @@ class Wan(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = Head(config)
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor, prompt=None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, context: Tensor, prompt: PromptLike | Terms | None = None
+    ) -> Tensor:
         """Velocity [B, C, T, H, W] of latents x [B, C, T, H, W] at times t [B] in 0..1 (1: noise).
 
         context [B or 1, L, Dc] from UMT5, zero rows as padding. prompt: anything with .residual
@@ -207,60 +228,63 @@ class Wan(nn.Module):
         vendor does. ValueError: odd H or W, a prompt of another model or another number of text
         rows, a time that is not in the table, a batch that K does not divide.
         """
-        (_, _, T, H, W), dtype = x.shape, self.patch_embedding.weight.dtype
+        _, _, T, H, W = x.shape
+        dtype = self.patch_embedding.weight.dtype
         if H % 2 or W % 2:
             raise ValueError(f"latent is {H} x {W}: WAN needs even sides")
         d = self.config.hidden_size // self.config.num_heads
         axes = (d - 4 * (d // 6), 2 * (d // 6), 2 * (d // 6))  # frame, row, column
         rope = rope_table(grid(T, H // 2, W // 2, device=x.device), axes, 10_000, dtype)
-        ready = isinstance(prompt, Terms)
-        mod = prompt.at(t) if ready and prompt.times is not None else self.modulation(t)
-        text = None if ready else self.text_embedding(context.to(dtype))  # [B or 1, L, D]
+        if not isinstance(prompt, Terms):  # a raw prompt or none: gradients reach it
+            text = self.text_embedding(context.to(dtype))  # [B or 1, L, D]
+            prompt = Terms(self.terms(text, [] if prompt is None else [prompt]))
+        mod = self.modulation(t) if prompt.times is None else prompt.at(t)  # [B, 7, D]
+        blocks = checkpointed(self.blocks, self.checkpointing)
 
         seq = self.patch_embedding(x.to(dtype)).flatten(2).mT  # [B, N, D]
         seq = seq.to(mod.dtype).contiguous()  # or all that is added to it stays transposed too
-        for i in range(self.config.depth):
-            seq = self.run(i, prompt, text, seq, mod[:, :6], rope)  # [B, N, D]
-        return unpack(self.head(seq, mod[:, 6:]), T, H, W).to(mod.dtype)  # [B, C, T, H, W]
+        for block, term in zip(blocks, prompt.blocks, strict=True):
+            seq = block(seq, mod[:, :6], rope, term)  # [B, N, D]
+        out = self.head(seq, mod[:, 6:])  # [B, N, 4C]
+        return unpack(out, T, H, W).to(mod.dtype)  # [B, C, T, H, W]
 
     def modulation(self, t: Tensor) -> Tensor:
         """What the blocks (six) and the head (one) add to their own modulation: [B, 7, D]."""
-        first, project = self.time_embedding[0].weight, self.time_projection[1].weight
-        e = self.time_embedding(sinusoid(1000 * t, self.config.freq_dim).to(first.dtype))  # [B, D]
-        both = torch.cat((self.time_projection(e.to(project.dtype)), e[:, None]), 1)  # [B, 7, D]
+        first, last = self.time_embedding[0].weight, self.time_projection[1].weight
+        waves = sinusoid(1000 * t, self.config.freq_dim)  # [B, freq_dim]
+        e = self.time_embedding(waves.to(first.dtype))  # [B, D]
+        six = self.time_projection(e.to(last.dtype))  # [B, 6, D]
+        both = torch.cat((six, e[:, None]), 1)  # [B, 7, D]
         return both.to(torch.promote_types(both.dtype, torch.float32))
 
-    def run(self, i: int, prompt, text: Tensor | None, *args) -> Tensor:
-        """Block i with what it reads; checkpointing recomputes both in backward."""
-
-        def step(*args):
-            if isinstance(prompt, Terms):
-                return self.blocks[i](*args, prompt.blocks[i])
-            return self.blocks[i](*args, self.term(i, text, [] if prompt is None else [prompt]))
-
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(step, *args, use_reentrant=False)
-        return step(*args)
-
-    def term(self, i: int, text: Tensor, prompts: list) -> Term:
-        """Keys and values of E = text [B or 1, L, D], and of E + P for every prompt, in block i.
+    def terms(self, text: Tensor, prompts: list[PromptLike]) -> list[Term]:
+        """Keys and values of E = text [B or 1, L, D], and of E + P for K prompts: n Terms.
 
         ValueError: a prompt of another model or another number of text rows.
         """
-        attn, want = self.blocks[i].cross_attn, (*text.shape[1:], len(self.blocks))
+        rows, width = text.shape[1:]
+        want = (rows, width, len(self.blocks))
         for prompt in prompts:
-            if (found := (*prompt.residual.shape, len(prompt.gates))) != want:
-                form = "{} rows of width {} and {} {}"
-                found, want = form.format(*found, "gates"), form.format(*want, "blocks")
-                raise ValueError(f"prompt has {found}, this WAN with its text {want}")
+            found = (*prompt.residual.shape, len(prompt.gates))
+            if found != want:
+                raise ValueError(
+                    "prompt has {} rows of width {} and {} gates, "
+                    "this WAN with its text {} rows of width {} and {} blocks".format(*found, *want)
+                )
         if not prompts:
-            return Term(attn.keys(text))
-        shown = torch.cat([text + prompt.residual for prompt in prompts])  # [K, L, D]
-        gate = torch.stack([prompt.gates[i] for prompt in prompts]).view(-1, 1, 1)
-        return Term(attn.keys(text), None, attn.keys(shown.to(text.dtype)), gate)
+            return [Term(block.cross_attn.keys(text)) for block in self.blocks]
+        terms = []
+        for i, block in enumerate(self.blocks):
+            attn = block.cross_attn
+            gate = torch.stack([prompt.gates[i] for prompt in prompts]).view(-1, 1, 1)  # [K, 1, 1]
+            shown = torch.cat([text + prompt.residual for prompt in prompts])  # [K, L, D]
+            terms.append(Term(attn.keys(text), None, attn.keys(shown.to(text.dtype)), gate))
+        return terms
 
     @torch.no_grad()
-    def prepare(self, prompts: list, context: Tensor, times: Tensor | None = None) -> Terms:
+    def prepare(
+        self, prompts: list[PromptLike], context: Tensor, times: Tensor | None = None
+    ) -> Terms:
         """All that neither video nor step changes, for K prompts at once.
 
         Pass the result to `forward` with a sample-major batch: sample 0 with each of the K prompts,
@@ -272,15 +296,17 @@ class Wan(nn.Module):
         if len(context) != 1:
             raise ValueError(f"{len(context)} contexts: prepare one, all samples share it")
         text = self.text_embedding(context.to(self.patch_embedding.weight.dtype))  # [1, L, D]
-        n, terms = padding(context), []
-        rows, bias = text.shape[1] - n + 1, None
+        n = padding(context)
+        rows = text.shape[1] - n + 1  # L'
+        bias = None
         if n > 1:
             bias = text.new_zeros(rows)  # [L']
             bias[-1] = math.log(n)
-        for i in range(len(self.blocks)):
-            term = self.term(i, text, prompts)
-            folded = tuple(part[:, :rows].contiguous() for part in term.text)  # [1, L', h, d]
-            terms.append(Term(folded, bias, term.prompt, term.gate))
+        terms = []
+        for term in self.terms(text, prompts):
+            k, v = term.text
+            folded = (k[:, :rows].contiguous(), v[:, :rows].contiguous())  # 2 of [1, L', h, d]
+            terms.append(replace(term, text=folded, bias=bias))
         return Terms(terms, times, None if times is None else self.modulation(times))
 
 

@@ -97,7 +97,7 @@ def main() -> None:
     x = torch.randn(1, T * H * W // 4, D, device=device, dtype=dtype)  # [1, N, D]
     forms = {
         "literal": lambda: literal(block.cross_attn, x, text, shown, prompt.gates[0]),
-        "one pass": lambda: block.cross(x, model.term(0, text, [prompt])),
+        "one pass": lambda: block.cross(x, model.terms(text, [prompt])[0]),
         "prepared": lambda: block.cross(x, terms.blocks[0]),
     }
     table("cross-attention", forms, device, args.repeat, count=True)

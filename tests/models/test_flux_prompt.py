@@ -93,6 +93,16 @@ def test_three_prepared_prompts_run_as_one_sample_major_batch():
     assert error(model(**repeated, prompt=model.prepare(prompts[::-1])), want) > 1e-2
 
 
+def test_no_prompts_can_be_prepared_and_are_bit_equal_to_no_prompt():
+    model, given = tiny(), inputs()
+    terms = model.prepare([])
+    assert terms.count == 1
+    assert torch.equal(model(**given, prompt=terms), model(**given))
+    given["pooled"], given["guidance"] = given["pooled"][:1], torch.ones(1)
+    tabled = model.prepare([], given["t"], given["pooled"], given["guidance"])
+    assert error(model(**given, prompt=tabled), model(**given)) < 1e-6
+
+
 def test_tabulated_modulation_replaces_its_weights():
     model, given, prompts = tiny(torch.float64), inputs(torch.float64), [a_prompt(5), a_prompt(6)]
     given["pooled"], given["guidance"] = given["pooled"][:1], torch.ones(1)

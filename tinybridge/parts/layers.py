@@ -1,20 +1,42 @@
 """What the FLUX image model and the WAN video model share: attention, rope, sinusoid, norms.
 
-Letters: B batch, S tokens, h heads, d width of one head (even), D = h d, A position axes.
+Letters: B batch, S tokens, h heads, d width of one head (even), D = h d, A position axes,
+T times of a table.
 """
 
 import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt d) v, no mask: q [B, S, h, d], k and v [B, S', h, d] -> [B, S, D]."""
+class PromptLike(Protocol):
+    """What the models ask of a prompt in embedding space; prompt.Prompt is one."""
+
+    @property
+    def residual(self) -> Tensor: ...  # P [L, D]
+
+    @property
+    def gates(self) -> Tensor: ...  # [n], one for each block
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt d + bias) v: q [B, S, h, d], k and v [B, S', h, d] -> [B, S, D].
+
+    bias [S'], in the dtype of q: added to the logits of each key.
+    """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, h, S, d]
-    out = F.scaled_dot_product_attention(q, k, v)  # [B, h, S, d]
+    mask = None if bias is None else bias.view(1, 1, 1, -1)  # [1, 1, 1, S']
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, h, S, d]
     return out.transpose(1, 2).flatten(2)  # [B, S, D]
+
+
+Rope = tuple[Tensor, Tensor]  # cosines and signed sines, each [S, 1, d]
 
 
 def grid(*sizes: int, device: torch.device) -> Tensor:
@@ -24,7 +46,7 @@ def grid(*sizes: int, device: torch.device) -> Tensor:
 
 def rope_table(
     positions: Tensor, axes_dim: tuple[int, ...], theta: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+) -> Rope:
     """Cosines and signed sines, each [S, 1, d], of rotary embedding (Su et al. 2021).
 
     positions [S, A]: integers or floats, in tokens. Axis a turns the next axes_dim[a] (even) of
@@ -44,7 +66,7 @@ def rope_table(
     return cos.to(dtype), sin.to(dtype)
 
 
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, rope: Rope) -> Tensor:
     """Turn the neighbours (x_2m, x_2m+1) by the table's angles: x [B, S, h, d] -> the same."""
     cos, sin = rope
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)  # [B, S, h, d]
@@ -75,6 +97,19 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.scale.shape, self.scale, self.eps)
 
 
+class Modulation(NamedTuple):
+    """What the time does to one sub-layer f: x + gate * f(LN(x) (1 + scale) + shift)."""
+
+    shift: Tensor  # [B, 1, D]
+    scale: Tensor  # [B, 1, D]
+    gate: Tensor  # [B, 1, D]
+
+
+def modulations(rows: Tensor) -> list[Modulation]:
+    """Rows [B, 3m, D], shift, scale and gate of m sub-layers in turn, by name."""
+    return [Modulation(*three.split(1, 1)) for three in rows.split(3, 1)]
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
     """LN(x) (1 + scale) + shift, the norm without weights (adaLN, Peebles & Xie 2023).
 
@@ -86,3 +121,21 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tens
 def mlp(D: int, hidden: int) -> nn.Sequential:
     """Linear, GELU in its tanh form, Linear; the checkpoints name the two weights 0 and 2."""
     return nn.Sequential(nn.Linear(D, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, D))
+
+
+def rows_at(times: Tensor, t: Tensor) -> Tensor:
+    """Which rows of a table made for `times` [T] belong to t [B]: [B] int64.
+
+    ValueError: a t that is not among the times.
+    """
+    hit = t.float()[:, None] == times.float()  # [B, T]
+    if not hit.any(1).all():
+        raise ValueError(f"time {t.tolist()} is not among the {len(times)} prepared times")
+    return hit.int().argmax(1)
+
+
+def checkpointed(blocks: Iterable[nn.Module], on: bool) -> list[Callable[..., Any]]:
+    """The blocks to call. on: backward computes each once more instead of keeping its insides."""
+    if not on or not torch.is_grad_enabled():
+        return list(blocks)
+    return [partial(checkpoint, block, use_reentrant=False) for block in blocks]
