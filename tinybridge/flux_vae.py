@@ -12,7 +12,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -56,6 +55,11 @@ class ResnetBlock(nn.Module):
         return self.nin_shortcut(x) + h
 
 
+def rows(x: Tensor) -> Tensor:
+    """[B, C, h, w] -> [B, 1, hw, C], one head. Contiguous, or SDPA holds all hw x hw weights."""
+    return x.flatten(2).mT[:, None].contiguous()
+
+
 class AttnBlock(nn.Module):
     """Attention of one head, as wide as the level, among all positions of a picture."""
 
@@ -69,18 +73,16 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        # Contiguous, or SDPA takes its slow form, which holds all hw x hw weights at once.
-        q, k, v = (
-            project(h).flatten(2).mT[:, None].contiguous()  # [B, 1, hw, C]
-            for project in (self.q, self.k, self.v)
-        )
+        q, k, v = rows(self.q(h)), rows(self.k(h)), rows(self.v(h))  # [B, 1, hw, C]
         h = F.scaled_dot_product_attention(q, k, v)  # [B, 1, hw, C]
         return x + self.proj_out(h[:, 0].mT.unflatten(2, x.shape[2:]))  # [B, C, h, w]
 
 
 def middle(channels: int, groups: int) -> nn.Sequential:
-    block = partial(ResnetBlock, channels, channels, groups)
-    parts = OrderedDict(block_1=block(), attn_1=AttnBlock(channels, groups), block_2=block())
+    parts = OrderedDict()
+    parts["block_1"] = ResnetBlock(channels, channels, groups)
+    parts["attn_1"] = AttnBlock(channels, groups)
+    parts["block_2"] = ResnetBlock(channels, channels, groups)
     return nn.Sequential(parts)
 
 
@@ -102,20 +104,21 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoEncoderConfig):
         super().__init__()
         count, groups = config.num_res_blocks, config.groups
-        widths = [config.ch * m for m in config.ch_mult]
         self.margin = count + 1  # cells that a stage's convolutions reach, see parts/tiles.py
-        self.conv_in = conv(config.in_channels, config.ch)
-        self.down = nn.ModuleList(
-            Level(channels, out, count, groups)
-            for channels, out in zip([config.ch, *widths[:-1]], widths, strict=True)
-        )
-        for level, out in zip(self.down[:-1], widths[:-1], strict=True):
-            pad = nn.ZeroPad2d((0, 1, 0, 1))  # at the right and the bottom only
-            parts = OrderedDict(pad=pad, conv=nn.Conv2d(out, out, 3, stride=2))
+        channels = config.ch
+        self.conv_in = conv(config.in_channels, channels)
+        self.down = nn.ModuleList()
+        for multiple in config.ch_mult:
+            self.down.append(Level(channels, config.ch * multiple, count, groups))
+            channels = config.ch * multiple
+        for level, multiple in zip(self.down[:-1], config.ch_mult[:-1], strict=True):
+            parts = OrderedDict()
+            parts["pad"] = nn.ZeroPad2d((0, 1, 0, 1))  # at the right and the bottom only
+            parts["conv"] = nn.Conv2d(config.ch * multiple, config.ch * multiple, 3, stride=2)
             level.downsample = nn.Sequential(parts)
-        self.mid = middle(widths[-1], groups)
-        self.norm_out = nn.GroupNorm(groups, widths[-1], eps=1e-6)
-        self.conv_out = conv(widths[-1], 2 * config.z_channels)
+        self.mid = middle(channels, groups)
+        self.norm_out = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.conv_out = conv(channels, 2 * config.z_channels)
 
     def stage(self, i: int, x: Tensor, norm: Norm = own) -> Tensor:
         h = self.down[i](self.conv_in(x) if i == 0 else x, norm)  # [B, C, H, W]
@@ -139,12 +142,13 @@ class Decoder(nn.Module):
         self.conv_in = conv(config.z_channels, widths[-1])
         self.mid = middle(widths[-1], groups)
         # Stored from the finest level to the coarsest, run the other way round.
-        self.up = nn.ModuleList(
-            Level(channels, out, count, groups)
-            for channels, out in zip([*widths[1:], widths[-1]], widths, strict=True)
-        )
+        self.up = nn.ModuleList()
+        for out, channels in zip(widths, [*widths[1:], widths[-1]], strict=True):
+            self.up.append(Level(channels, out, count, groups))
         for level, out in zip(self.up[1:], widths[1:], strict=True):
-            parts = OrderedDict(nearest=nn.Upsample(scale_factor=2), conv=conv(out, out))
+            parts = OrderedDict()
+            parts["nearest"] = nn.Upsample(scale_factor=2)
+            parts["conv"] = conv(out, out)
             level.upsample = nn.Sequential(parts)
         self.norm_out = nn.GroupNorm(groups, widths[0], eps=1e-6)
         self.conv_out = conv(widths[0], config.out_ch)
@@ -195,19 +199,10 @@ class AutoEncoder(nn.Module):
         mean, logvar = self.encoder(pixels, tile).chunk(2, 1)  # [B, Z, h, w] each
         return mean, logvar.clamp(-30, 20)
 
-    def encode(
-        self, pixels: Tensor, generator: torch.Generator | None = None, tile: int | None = None
-    ) -> Tensor:
-        """Normalised latent [B, Z, h, w]: the posterior's mean, or a sample given a generator.
-
-        Errors as in `moments`.
-        """
-        z, logvar = self.moments(pixels, tile)
-        if generator is not None:
-            like = dict(device=generator.device, dtype=z.dtype)
-            noise = torch.randn(z.shape, generator=generator, **like).to(z.device)
-            z = z + (0.5 * logvar).exp() * noise
-        return (z - self.config.shift_factor) * self.config.scale_factor
+    def encode(self, pixels: Tensor, tile: int | None = None) -> Tensor:
+        """Normalised latent [B, Z, h, w], the posterior's mean. Errors as in `moments`."""
+        mean, _ = self.moments(pixels, tile)
+        return (mean - self.config.shift_factor) * self.config.scale_factor
 
     def decode(self, z: Tensor, tile: int | None = None) -> Tensor:
         """Pixels [B, 3, H, W], about -1..1 but not clamped, of a normalised latent [B, Z, h, w]."""

@@ -61,7 +61,8 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         exact = torch.promote_types(x.dtype, torch.float32)
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact)  # [B, 1, T, H, W]
-        return (x * (x.shape[1] ** 0.5 / length.clamp(min=1e-12)) * self.gamma).to(x.dtype)
+        factor = x.shape[1] ** 0.5 / length.clamp(min=1e-12)
+        return (x * factor * self.gamma).to(x.dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -70,9 +71,12 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, out: int):
         super().__init__()
         # The vendor's indices; 1 and 4 are the activations, 5 a dropout of nothing.
-        parts = {"0": ChannelNorm(channels), "2": conv(channels, out)}
-        parts |= {"3": ChannelNorm(out), "6": conv(out, out)}
-        self.residual = nn.Sequential(OrderedDict(parts))
+        parts = OrderedDict()
+        parts["0"] = ChannelNorm(channels)
+        parts["2"] = conv(channels, out)
+        parts["3"] = ChannelNorm(out)
+        parts["6"] = conv(out, out)
+        self.residual = nn.Sequential(parts)
         self.shortcut = nn.Identity() if channels == out else nn.Conv3d(channels, out, 1)
 
     def forward(self, x: Tensor, cache: Cache) -> Tensor:
@@ -113,7 +117,9 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache) -> Tensor:
         x = framewise(self.resample, x)  # [B, C, T, H/2, W/2]
-        return halve(self.time_conv, x, cache) if self.time_conv else x  # [B, C, T/2, H/2, W/2]
+        if self.time_conv is None:
+            return x
+        return halve(self.time_conv, x, cache)  # [B, C, T/2, H/2, W/2]
 
 
 class Upsample(nn.Module):
@@ -126,23 +132,14 @@ class Upsample(nn.Module):
         self.time_conv = nn.Conv3d(channels, 2 * channels, (3, 1, 1)) if time else None
 
     def forward(self, x: Tensor, cache: Cache) -> Tensor:
-        x = double(self.time_conv, x, cache) if self.time_conv else x  # [B, C, 2T, H, W]
+        if self.time_conv is not None:
+            x = double(self.time_conv, x, cache)  # [B, C, 2T, H, W]
         return framewise(self.resample, x)  # [B, C/2, 2T, 2H, 2W]
 
 
-def levels(channels: int, widths: list, count: int, resample: type, times: tuple) -> nn.ModuleList:
-    """For each width `count` residual blocks, between two widths a resampling; one flat list."""
-    layers = nn.ModuleList()
-    for width, time in zip(widths, (*times, None), strict=True):
-        layers.extend(ResidualBlock(c, width) for c in (channels, *[width] * (count - 1)))
-        if time is not None:
-            layers.append(resample(width, time))
-            channels = layers[-1].resample[1].out_channels
-    return layers
-
-
 def middle(channels: int) -> nn.ModuleList:
-    first, last = (ResidualBlock(channels, channels) for _ in range(2))
+    first = ResidualBlock(channels, channels)
+    last = ResidualBlock(channels, channels)
     return nn.ModuleList((first, AttentionBlock(channels), last))
 
 
@@ -157,14 +154,22 @@ class Encoder(nn.Module):
         # Layers of a level with its resampling; as many cells do their convolutions reach in space.
         self.step = config.num_res_blocks + 1
         self.last = len(config.temporal_downsample)
-        widths, times = [config.dim * m for m in config.dim_mult], config.temporal_downsample
-        self.conv1 = conv(3, config.dim)
-        self.downsamples = levels(config.dim, widths, config.num_res_blocks, Downsample, times)
-        self.middle = middle(widths[-1])
-        self.head = head(widths[-1], 2 * config.z_channels)
+        channels = config.dim
+        self.conv1 = conv(3, channels)
+        self.downsamples = nn.ModuleList()  # of all levels, one after another
+        for level, multiple in enumerate(config.dim_mult):
+            for _ in range(config.num_res_blocks):
+                self.downsamples.append(ResidualBlock(channels, config.dim * multiple))
+                channels = config.dim * multiple
+            if level < self.last:
+                time = config.temporal_downsample[level]
+                self.downsamples.append(Downsample(channels, time))
+        self.middle = middle(channels)
+        self.head = head(channels, 2 * config.z_channels)
 
     def stage(self, i: int, x: Tensor, cache: Cache) -> Tensor:
-        x = x if i else causal(self.conv1, x, cache)  # [B, C, T, H, W]
+        if i == 0:
+            x = causal(self.conv1, x, cache)  # [B, C, T, H, W]
         for layer in self.downsamples[self.step * i : self.step * (i + 1)]:
             x = layer(x, cache)
         return x  # [B, C, T/2, H/2, W/2] after all stages but the last
@@ -185,19 +190,29 @@ class Decoder(nn.Module):
         super().__init__()
         self.step = config.num_res_blocks + 2  # as in the encoder, with one block more
         self.last = len(config.temporal_downsample)
-        widths = [config.dim * m for m in config.dim_mult[::-1]]
-        times, count = config.temporal_downsample[::-1], config.num_res_blocks + 1
-        self.conv1 = conv(config.z_channels, widths[0])
-        self.middle = middle(widths[0])
-        self.upsamples = levels(widths[0], widths, count, Upsample, times)
-        self.head = head(widths[-1], 3)
+        channels = config.dim * config.dim_mult[-1]
+        self.conv1 = conv(config.z_channels, channels)
+        self.middle = middle(channels)
+        self.upsamples = nn.ModuleList()  # of all levels, from the coarsest to the finest
+        for level in reversed(range(self.last + 1)):
+            width = config.dim * config.dim_mult[level]
+            for _ in range(config.num_res_blocks + 1):
+                self.upsamples.append(ResidualBlock(channels, width))
+                channels = width
+            if level > 0:
+                time = config.temporal_downsample[level - 1]
+                self.upsamples.append(Upsample(channels, time))
+                channels = channels // 2  # an upsampling halves them
+        self.head = head(channels, 3)
 
     def stage(self, i: int, x: Tensor, cache: Cache) -> Tensor:
         # A stage begins with the upsampling that ends the level before: it computes at one size.
         for layer in self.upsamples[max(self.step * i - 1, 0) : self.step * (i + 1) - 1]:
             x = layer(x, cache)  # [B, C, 2T, 2H, 2W] in all stages but the first
+        if i < self.last:
+            return x
         norm, out = self.head
-        return x if i < self.last else causal(out, F.silu(norm(x)), cache)
+        return causal(out, F.silu(norm(x)), cache)  # [B, 3, T, H, W]
 
     def forward(self, z: Tensor, cache: Cache, tile: int | None = None) -> Tensor:
         x = causal(self.conv1, z, cache)  # [B, C, t, h, w]
@@ -254,7 +269,8 @@ class AutoEncoder(nn.Module):
 
     def moment_chunks(self, chunks: Iterable[Tensor], tile: int | None = None) -> Iterator[Tensor]:
         """Mean and log variance, not normalised, [B, 2Z, 1, h, w]; else as `encode_chunks`."""
-        cache, frames = {}, 0
+        cache: Cache = {}
+        frames = 0
         for x in in_groups(chunks, self.time_stride):
             frames += x.shape[2]
             self.check(frames, *x.shape[3:])
@@ -274,15 +290,17 @@ class AutoEncoder(nn.Module):
 
     def decode_chunks(self, chunks: Iterable[Tensor], tile: int | None = None) -> Iterator[Tensor]:
         """Pixels [B, 3, 1, H, W], then [B, 3, 4, H, W] each, from latents [B, Z, any, h, w]."""
-        cache = {}
+        cache: Cache = {}
         for z in in_groups(chunks, 1):
             mean, std = self.statistics(z)
-            yield self.decoder(self.conv2((z * std + mean).to(z.dtype)), cache, tile)
+            raw = (z * std + mean).to(z.dtype)  # [B, Z, 1, h, w]
+            yield self.decoder(self.conv2(raw), cache, tile)
 
     def moments(self, pixels: Tensor, tile: int | None = None) -> tuple[Tensor, Tensor]:
         """Posterior mean and log variance (clamped to -30..20), not normalised, as in `encode`."""
         self.check(*pixels.shape[2:])
-        mean, logvar = torch.cat(list(self.moment_chunks([pixels], tile)), 2).chunk(2, 1)
+        moments = torch.cat(list(self.moment_chunks([pixels], tile)), 2)  # [B, 2Z, t, h, w]
+        mean, logvar = moments.chunk(2, 1)
         return mean, logvar.clamp(-30, 20)  # [B, Z, t, h, w] each
 
     def encode(self, pixels: Tensor, tile: int | None = None) -> Tensor:

@@ -18,7 +18,6 @@ from tests.oracles.flux_vae import (
     random,
     raw,
     relative,
-    seeded,
 )
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
 
@@ -37,7 +36,7 @@ def test_the_default_config_has_the_vendors_keys_and_shapes():
 
 @every_config
 @both_dtypes
-def test_encode_sample_and_decode_equal_diffusers(config, dtype):
+def test_encode_and_decode_equal_diffusers(config, dtype):
     model = autoencoder(config, dtype)
     pixels = picture(model, dtype=dtype)
     expected = from_diffusers(diffusers_twin(model), pixels)
@@ -124,16 +123,12 @@ def test_shift_comes_before_scale_and_decode_undoes_both(value, z, monkeypatch):
     torch.testing.assert_close(back, torch.full_like(back, value), rtol=0, atol=1e-12)
 
 
-def test_a_sample_is_the_mean_plus_deviation_times_seeded_noise_with_the_logvar_clamped():
+def test_the_log_variance_is_clamped():
     model = autoencoder(SMALL)
     model.encoder.conv_out.weight.zero_()
-    model.encoder.conv_out.bias[:16] = 0.1159
     for bias, logvar in ((2.0, 2.0), (1e3, 20.0), (-1e3, -30.0)):
         model.encoder.conv_out.bias[16:] = bias
         assert (model.moments(picture(model))[1] == logvar).all()
-        noise = torch.randn(2, 16, 3, 5, generator=seeded(3))
-        expected = 0.3611 * torch.tensor(logvar / 2).exp() * noise
-        torch.testing.assert_close(model.encode(picture(model), seeded(3)), expected)
 
 
 def test_a_side_that_the_stride_does_not_divide_is_one_clear_error():

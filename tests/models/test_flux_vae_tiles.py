@@ -13,7 +13,6 @@ from tests.oracles.flux_vae import (
     every_config,
     random,
     relative,
-    seeded,
 )
 from tinybridge.parts import tiles
 
@@ -36,9 +35,7 @@ def test_tiled_equals_untiled(config, dtype):
         z = model.encode(pixels)
         tile = tile * model.stride
         assert relative(model.encode(pixels, tile=tile), z) <= bar
-        assert (
-            relative(model.encode(pixels, seeded(1), tile), model.encode(pixels, seeded(1))) <= bar
-        )
+        assert relative(model.moments(pixels, tile)[1], model.moments(pixels)[1]) <= bar
         assert relative(model.decode(z, tile=tile), model.decode(z)) <= bar
 
 

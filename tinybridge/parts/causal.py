@@ -31,13 +31,13 @@ def over_time(layer: nn.Conv3d, x: Tensor) -> Tensor:
     if x.device.type != "cpu" or x.dtype != torch.float32 or len(x) > 1:
         return layer(x)  # [B, C', (T-3) / stride + 1, H, W]
     # One small clip on a CPU: torch's conv3d has only a slow form there, its conv2d a fast one.
-    step, frames = layer.stride[0], x[0].transpose(0, 1)  # [T, C, H, W]
-    end = len(frames) - 2
-    y, *more = (
-        F.conv2d(frames[k : k + end : step], layer.weight[:, :, k], bias, padding=layer.padding[1:])
-        for k, bias in enumerate((layer.bias, None, None))
-    )  # [(T-3) / stride + 1, C', H, W] each
-    return (y + more[0] + more[1]).transpose(0, 1)[None]
+    frames = x[0].transpose(0, 1)  # [T, C, H, W]
+    step, padding = layer.stride[0], layer.padding[1:]
+    starts = len(frames) - 2
+    y = F.conv2d(frames[:starts:step], layer.weight[:, :, 0], layer.bias, padding=padding)
+    for k in (1, 2):
+        y = y + F.conv2d(frames[k : k + starts : step], layer.weight[:, :, k], padding=padding)
+    return y.transpose(0, 1)[None]  # [1, C', (T-3) / stride + 1, H, W]
 
 
 def causal(layer: nn.Conv3d, x: Tensor, cache: Cache) -> Tensor:
@@ -101,7 +101,12 @@ def in_groups(chunks: Iterable[Tensor], size: int) -> Iterator[Tensor]:
 def in_turn(stage: Callable[[Tensor, Cache], Tensor], cache: Cache) -> Callable[..., Tensor]:
     """stage as parts/tiles.py calls it, for the tiles of one chunk: each has a cache of its own.
 
-    A tile is known by its turn, so `stage` must have no GroupNorm, which would repeat the turns.
+    A tile is known by its turn: tiles come in the same order in every chunk, and each once, for a
+    stage of this file's layers has no GroupNorm (with one, tiles.py runs the stage once more).
     """
     turn = count()
-    return lambda x, norm: stage(x, cache.setdefault(next(turn), {}))
+
+    def run(x: Tensor, norm: object) -> Tensor:
+        return stage(x, cache.setdefault(next(turn), {}))
+
+    return run

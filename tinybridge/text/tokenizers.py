@@ -6,7 +6,6 @@ Both give what the published tokenizers give, special tokens, truncation and pad
 import json
 import re
 import unicodedata
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -125,7 +124,6 @@ class ClipTokens:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file}: not a file of CLIP's tokenizer ({error})") from None
         self.symbols = byte_symbols()
-        self.word = lru_cache(10_000)(self.word)
 
     def __call__(self, texts: list[str]) -> Tensor:
         """Ids [B, length] int64: start, at most length - 2 pieces, end, padded with the end."""
