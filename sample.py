@@ -136,11 +136,10 @@ def load_backbone(flags: argparse.Namespace, prompts: list, grid: bool) -> Backb
     backbone = weights.load_backbone(
         flags.backbone, flags.weights, flags.device, dtype, flags.text, keep, length
     )
-    sizes = backbone.length, backbone.width, backbone.blocks, backbone.text_width
     backbone.grid, backbone.tile = grid, flags.tile
     for file, prompt in zip(flags.prompt, prompts, strict=True):
         try:
-            prompt.to(flags.device).check(flags.backbone, *sizes)
+            backbone.check(prompt.to(flags.device))
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
     return backbone
@@ -158,6 +157,10 @@ def run(flags: argparse.Namespace) -> int:
     trained = agreed(prompts, flags.prompt)
     t0 = trained.t0 if flags.t0 is None else flags.t0
     bridge.times(t0, steps=flags.steps)
+    path = flags.bridge or trained.bridge
+    if path not in bridge.BRIDGES:
+        known = ", ".join(bridge.BRIDGES)
+        raise ValueError(f"{flags.prompt[0]}: its bridge is {path!r}, one of {known} is expected")
     jobs, left_out = find_jobs(flags.input, flags.target, flags.out, video, flags.recursive)
     good = [job for job in jobs if not job.fault]
     if not good:
@@ -171,7 +174,6 @@ def run(flags: argparse.Namespace) -> int:
     read += [path for path in flags.input if path.is_file()]
     keep_apart([table] + [job.out for job in good], read)
 
-    path = flags.bridge or trained.bridge
     model = flags.weights or f"the bundled tiny {flags.backbone.upper()} (no --weights)"
     head = f"{model}, {path} bridge from t0 {t0} in {flags.steps} steps, {flags.device}"
     if not video:

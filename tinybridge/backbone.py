@@ -171,6 +171,23 @@ class Backbone:
         pixels = F.pad(pixels.to(next(self.vae.parameters())), margins, mode="replicate")
         return pixels * 2 - 1  # [B, 3, 8h, 8w] or [B, 3, T, 8h, 8w]
 
+    def check(self, prompt: RawPrompt) -> None:
+        """ValueError naming both sides unless a prompt is for this backbone's name and sizes."""
+        if is_tokens(prompt):
+            form = "{} with {} tokens of width {}"
+            found = prompt.tokens.shape
+            wanted = (self.length, self.text_width)
+        else:
+            form = "{} with {} rows of width {} and {} gates"
+            found = (*prompt.residual.shape, len(prompt.gates))
+            wanted = (self.length, self.width, self.blocks)
+        name = getattr(prompt, "meta", {}).get("backbone", self.name)
+        if (name, *found) != (self.name, *wanted):
+            raise ValueError(
+                f"prompt is for {form.format(name, *found)}, but this backbone is "
+                f"{form.format(self.name, *wanted)}; load the weights it was trained on"
+            )
+
     # ---- the frozen model ----------------------------------------------------------------------
 
     def prepare(self, prompts: Sequence[RawPrompt], s_values: Tensor | None = None) -> Prepared:

@@ -9,10 +9,11 @@ Ours are .safetensors files with metadata; the authors' are .pt files (arXiv 260
 `deep_prompt_bank` and `alphas`), read without executing pickled code.
 """
 
-import os
+import math
 import pickle
+import re
+import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,41 +58,12 @@ class Prompt(nn.Module):
 
     @staticmethod
     def load(path: str | Path) -> "Prompt | Tokens":
-        """Reads our .safetensors, of either space, or the authors' .pt.
-
-        FileNotFoundError if there is none; ValueError, in one line with the file's name, for a
-        file that is truncated, holds something else, would execute code, or is not finite.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such prompt file")
-        try:
-            read = _read_authors if path.suffix in (".pt", ".pth") else _read_ours
-            return read(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            reason = str(error).splitlines()[0] if str(error) else "it ends too early"
-            raise ValueError(f"{path}: not a readable prompt file ({reason})") from None
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        """A prompt of either space from a file: see `load`, which this is."""
+        return load(path)
 
     def save(self, path: str | Path) -> None:
         """Writes .safetensors with `meta` as metadata, all or nothing."""
         _write(self, Path(path))
-
-    def check(
-        self, name: str, length: int, width: int, blocks: int, text_width: int | None = None
-    ) -> None:
-        """ValueError naming both sides unless the prompt fits a backbone of these sizes."""
-        of = self.meta.get("backbone", name)
-        mine = (of, *self.residual.shape, len(self.gates))
-        if mine != (name, length, width, blocks):
-            form = "{} with {} rows of width {} and {} gates"
-            raise ValueError(
-                f"prompt is for {form.format(*mine)}, but this backbone is "
-                f"{form.format(name, length, width, blocks)}; load the weights it was trained on"
-            )
 
 
 class Tokens(nn.Module):
@@ -125,17 +97,8 @@ class Tokens(nn.Module):
         """Writes .safetensors with `meta` as metadata, all or nothing."""
         _write(self, Path(path))
 
-    def check(
-        self, name: str, length: int, width: int, blocks: int, text_width: int | None = None
-    ) -> None:
-        """ValueError naming both sides unless it fits; text_width: Dt, where it is known."""
-        mine = (self.meta.get("backbone", name), *self.tokens.shape)
-        if mine != (wanted := (name, length, text_width or mine[2])):
-            form = "{} with {} tokens of width {}"
-            raise ValueError(
-                f"prompt is for {form.format(*mine)}, but this backbone is "
-                f"{form.format(*wanted)}; load the weights it was trained on"
-            )
+
+# ---- what prompts were trained with ------------------------------------------------------------
 
 
 class Agreed(NamedTuple):
@@ -154,71 +117,149 @@ def agreed(prompts: Sequence[Prompt | Tokens], names: Sequence[object] | None = 
     """What all of one or more prompts were trained with; only such prompts can be mixed.
 
     names: what to call them in errors, their files for instance; None: prompt 1, prompt 2, ...
-    ValueError naming two that differ, or one whose t0 is no number.
+    ValueError naming two that differ, or one whose t0 or grid cannot be.
     """
     names = names or [f"prompt {k}" for k in range(1, len(prompts) + 1)]
-    first: dict[str, str] = {}
+    first = trained_with(prompts[0], names[0])
     for name, prompt in zip(names, prompts, strict=True):
-        mine = {key: prompt.meta.get(key, usual) for key, usual in UNSAID.items()}
-        mine["space"] = prompt.space
-        first = first or mine
-        for key, value in mine.items():
-            if value != first[key]:
+        mine = trained_with(prompt, name)
+        for key, value in mine._asdict().items():
+            other = getattr(first, key)
+            if value != other:
                 raise ValueError(
-                    f"{name} was trained with {key} {value}, {names[0]} with {first[key]}: "
-                    "only prompts that share it can be mixed"
+                    f"{name} was trained with {key} {_spelled(value)}, {names[0]} with "
+                    f"{_spelled(other)}: only prompts that share it can be mixed"
                 )
+    return first
+
+
+def trained_with(prompt: Prompt | Tokens, name: object = "prompt") -> Agreed:
+    """What the metadata of one prompt says; ValueError, with its name, for what cannot be.
+
+    Which bridges there are is not known here. Other metadata (seed, steps, version, ...) is kept
+    as it is and never read.
+    """
+    told = UNSAID | prompt.meta
     try:
-        t0 = float(first["t0"])
-    except ValueError:
-        raise ValueError(f"{names[0]}: its t0 is {first['t0']!r}, a number is expected") from None
-    return Agreed(first["bridge"], t0, first["grid"] == "true", first["space"])
+        t0 = float(told["t0"])
+    except (TypeError, ValueError):
+        t0 = math.nan
+    if not 0 < t0 < 1:
+        raise ValueError(f"{name}: its t0 is {told['t0']!r}, a number between 0 and 1 is expected")
+    if told["grid"] not in ("true", "false"):
+        raise ValueError(f"{name}: its grid is {told['grid']!r}, true or false is expected")
+    return Agreed(told["bridge"], t0, told["grid"] == "true", prompt.space)
+
+
+def _spelled(value: str | float | bool) -> str:
+    """As the metadata has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+IMPOSTORS = (  # first bytes of what people have under a prompt's name
+    (b"version https://git-lfs", "a git-lfs pointer, not the prompt: run git lfs pull"),
+    (b"<", "a web page, not the prompt: the download went wrong"),
+    (b"GGUF", "a GGUF file"),
+)
+LARGEST = 1 << 30  # bytes of a file that is worth reading; FLUX's prompt has 6 million
+PICKLED = (b"PK\x03\x04", b"\x80")  # first bytes of what torch.save writes, now and formerly
+
+
+def load(path: str | Path) -> Prompt | Tokens:
+    """Reads our .safetensors, of either space, or the authors' .pt: told by content, not by name.
+
+    FileNotFoundError if there is none; ValueError, in one line with the file's name, for a file
+    that is truncated, holds something else, would execute code, is not finite, or whose metadata
+    says of t0 or grid what cannot be.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder: name the file in it" if path.is_dir() else "no such prompt file"
+        raise FileNotFoundError(f"{path}: {found}")
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise ValueError(f"{path}: expected a prompt of some MB, found {size:,} bytes: a model?")
+    with path.open("rb") as file:
+        start = file.read(64)
+    ours = start[8:9] == b"{"  # after a length, whose bytes may be anything
+    for magic, words in IMPOSTORS:
+        if start.lstrip().startswith(magic) and not ours:
+            raise ValueError(f"{path}: expected a prompt, found {words}")
+    try:
+        pickled = start.startswith(PICKLED) and not ours
+        prompt = _read_authors(path) if pickled else _read_ours(path)
+    except ValueError as error:  # which may quote names and more from the file
+        reason = "".join(c if c.isprintable() else " " for c in str(error))
+        raise ValueError(f"{path}: {reason}") from None
+    trained_with(prompt, path)
+    return prompt
 
 
 def _parameter(name: str, tensor: Tensor) -> nn.Parameter:
-    """Trainable float32 of its own. ValueError for values that are not finite."""
-    if not tensor.isfinite().all():
-        bad = int((~tensor.isfinite()).sum())
+    """Trainable float32 of its own. ValueError for other numbers and values that are not finite."""
+    if not tensor.is_floating_point():
+        raise ValueError(f"prompt with {name} of {tensor.dtype}: floating point is expected")
+    values = tensor.detach().float().clone()
+    if bad := int((~values.isfinite()).sum()):
         raise ValueError(
             f"prompt has {bad} NaN or infinite values in its {name}: it is damaged, or "
             "its training diverged; take an earlier one"
         )
-    return nn.Parameter(tensor.detach().float().clone())
+    return nn.Parameter(values)
 
 
 def _write(prompt: Prompt | Tokens, path: Path) -> None:
-    scratch = path.with_name(path.name + ".tmp")
     tensors = {k: v.detach().cpu().contiguous() for k, v in prompt.state_dict().items()}
-    try:
-        save_file(tensors, scratch, {"format": "pt", **prompt.meta})
-        os.replace(scratch, path)
+    try:  # safetensors writes to a name of its own and renames it when it is whole
+        save_file(tensors, path, {"format": "pt", **prompt.meta})
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            scratch.unlink()
         raise OSError(f"{path}: cannot be written ({error})") from None
 
 
 def _read_ours(path: Path) -> Prompt | Tokens:
-    with safe_open(path, framework="pt") as file:
-        names, meta = set(file.keys()), dict(file.metadata() or {})
-        if names == {"tokens"}:
-            return Tokens(file.get_tensor("tokens"), meta)
-        if names != {"residual", "gates"}:
-            found = ", ".join(sorted(names)[:3])
-            raise ValueError(f"no prompt: tensors residual and gates expected, found {found}")
-        return Prompt(file.get_tensor("residual"), file.get_tensor("gates"), meta)
+    try:
+        with safe_open(path, framework="pt") as file:
+            names, meta = set(file.keys()), dict(file.metadata() or {})
+            if names == {"tokens"}:
+                return Tokens(file.get_tensor("tokens"), meta)
+            if names == {"residual", "gates"}:
+                return Prompt(file.get_tensor("residual"), file.get_tensor("gates"), meta)
+    except SafetensorError as error:
+        raise ValueError(
+            f"not a readable safetensors file ({error}), and none of torch.save: get it again"
+        ) from None
+    found = ", ".join(sorted(names)[:3])
+    raise ValueError(f"no prompt: tensors residual and gates expected, found {found or 'none'}")
 
 
 def _read_authors(path: Path) -> Prompt:
-    bank = torch.load(path, weights_only=True, map_location="cpu")
+    bank = _unpickled(path)
     try:
         prompts, alphas = bank["deep_prompt_bank"]["prompts"], bank["alphas"]
         residual = prompts.squeeze(0)  # [L, D]
         gates = torch.stack([torch.as_tensor(alpha) for alpha in alphas]).flatten()  # [n]
         meta = {"backbone": str(bank["backend"]), "bridge": "desired", "t0": "0.4", "grid": "true"}
-    except (KeyError, TypeError, AttributeError, IndexError):
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError):
         raise ValueError(
             "no prompt of the authors: a dictionary with backend, deep_prompt_bank and alphas "
             "is expected"
         ) from None
     return Prompt(residual, gates, meta)
+
+
+def _unpickled(path: Path) -> object:
+    """What torch.save wrote. Such a file is a program: nothing of it is run but making tensors.
+
+    ValueError in words of our own: torch's advise to run the file after all.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as file:
+            return torch.load(file, weights_only=True, map_location="cpu")  # a name has its say
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        asks = f"asks for {name[1]}" if name else "is damaged, or not of torch.save"
+        raise ValueError(f"a pickle that {asks}: refused, nothing of it was run") from None
+    except Exception:  # damaged files make torch raise nearly anything, in many lines
+        raise ValueError("a damaged or unknown PyTorch file: get it again") from None

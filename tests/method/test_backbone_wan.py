@@ -8,7 +8,7 @@ import torch
 from transformers import UMT5Config, UMT5EncoderModel
 
 import weights
-from tests.oracles import authors
+from tests.oracles import prompts as oracle
 from tests.oracles.folders import error_of
 from tests.oracles.wan import error
 from tests.oracles.wan_files import LENGTH, write_wan
@@ -237,10 +237,10 @@ def test_the_authors_prompts_run_in_a_full_size_wan(tmp_path):
     vae, context = autoencoder(small(16, dim=4)), torch.zeros(1, 226, 4096)
     context[0, 0] = torch.randn(4096, generator=torch.Generator().manual_seed(0))
     full = Backbone("wan", whole, vae, context.bfloat16(), video=True)
-    files = [authors.write_wan(tmp_path / f"{seed}.pt", seed) for seed in (0, 1)]
+    files = [oracle.write_wan(tmp_path / f"{seed}.pt", seed) for seed in (0, 1)]
     prompts = [Prompt.load(file) for file in files]
     for prompt in prompts:
-        prompt.check("wan", full.length, full.width, full.blocks)
+        full.check(prompt)
 
     x, s = full.encode(clip(1, 3, 5, 16, 16)), torch.tensor([0.4])  # [1, 16, 2, 2, 2]
     with torch.no_grad():
@@ -251,4 +251,4 @@ def test_the_authors_prompts_run_in_a_full_size_wan(tmp_path):
     assert restored.shape == (1, 3, 5, 16, 16) and restored.isfinite().all()
     prompts[0].gates.data = prompts[0].gates.data[:29]
     with pytest.raises(ValueError, match="29 gates, but this backbone is wan .* 30 gates"):
-        prompts[0].check("wan", full.length, full.width, full.blocks)
+        full.check(prompts[0])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.oracles import authors
+from tests.oracles.prompts import RELEASED, sized, write_authors, write_wan
 from tinybridge.prompt import Prompt, Tokens, agreed
 
 
@@ -41,7 +41,7 @@ def test_init_is_seeded_and_of_the_stated_size():
 
 
 def test_the_authors_format(tmp_path):
-    file = authors.write_authors(tmp_path / "p.pt", torch.randn(6, 4), torch.randn(57))
+    file = write_authors(tmp_path / "p.pt", torch.randn(6, 4), torch.randn(57))
     prompt = Prompt.load(file)
     assert prompt.residual.shape == (6, 4) and prompt.gates.shape == (57,)
     assert prompt.meta["backbone"] == "flux" and prompt.meta["bridge"] == "desired"
@@ -54,12 +54,12 @@ FACTS = {  # of the residual: deviation, norm; of the gates: the first, the last
 }
 
 
-@pytest.mark.parametrize("released", [None, *authors.RELEASED], ids=lambda f: str(f and f.stem))
+@pytest.mark.parametrize("released", [None, *RELEASED], ids=lambda f: str(f and f.stem))
 def test_the_authors_released_prompts(tmp_path, released):
-    file = released or authors.write_wan(tmp_path / "imitated.pt")
+    file = released or write_wan(tmp_path / "imitated.pt")
     prompt = Prompt.load(file)
     std, norm, first, last = FACTS[file.stem]
-    prompt.check("wan", 226, 1536, 30)
+    sized("wan", 226, 1536, 30).check(prompt)
     assert prompt.residual.std().item() == pytest.approx(std, abs=6e-5)
     assert prompt.residual.norm().item() == pytest.approx(norm, abs=6e-3)
     assert prompt.gates[0].item() == pytest.approx(first, abs=6e-5)
@@ -70,9 +70,10 @@ def test_the_authors_released_prompts(tmp_path, released):
                                   ("flux", 5, 8, 4)])  # fmt: skip
 def test_a_prompt_for_another_backbone_is_refused_naming_both_sides(fits):
     prompt = small(backbone="flux")
-    prompt.check("flux", 5, 8, 3)
+    sized("flux", 5, 8, 3).check(prompt)
+    sized("flux", 5, 8, 3).check(small())  # whose metadata names no backbone
     with pytest.raises(ValueError) as error:
-        prompt.check(*fits)
+        sized(*fits).check(prompt)
     assert "flux with 5 rows of width 8 and 3 gates" in str(error.value)
     assert "{} with {} rows of width {} and {} gates".format(*fits) in str(error.value)
 
@@ -88,7 +89,7 @@ def one_line(error, path):
 def test_a_truncated_file_is_one_clear_line(tmp_path, keep, suffix):
     whole = tmp_path / f"whole{suffix}"
     if suffix == ".pt":
-        authors.write_authors(whole, torch.randn(6, 4), torch.randn(3))
+        write_authors(whole, torch.randn(6, 4), torch.randn(3))
     else:
         small().save(whole)
     path = tmp_path / f"cut{suffix}"
@@ -180,5 +181,5 @@ def test_prompts_that_differ_are_named(key, value):
 def test_spaces_and_odd_times_are_named():
     with pytest.raises(ValueError, match="prompt 2 was trained with space token, prompt 1 with"):
         agreed([said(), said("token")])
-    with pytest.raises(ValueError, match="a.pt: its t0 is 'early', a number is expected"):
+    with pytest.raises(ValueError, match="a.pt: its t0 is 'early', a number between 0 and 1"):
         agreed([said(t0="early")], ["a.pt"])

@@ -14,6 +14,7 @@ import sample
 import train
 import weights
 from tests.oracles.folders import write_folder
+from tests.oracles.prompts import sized
 from tests.oracles.wan import error
 from tests.oracles.wan_files import write_wan
 from tinybridge.backbone import Backbone
@@ -225,11 +226,12 @@ def test_round_trip_is_bit_exact_and_gives_the_same_pixels(backbone, tmp_path):
 
 def test_sizes_are_checked_naming_both_sides():
     prompt = Tokens(torch.zeros(5, 8), {"backbone": "flux"})
-    prompt.check("flux", 5, 96, 3)
-    prompt.check("flux", 5, 96, 3, 8)
-    for fits in (("wan", 5, 96, 3), ("flux", 6, 96, 3), ("flux", 5, 96, 3, 9)):
-        with pytest.raises(ValueError, match="flux with 5 tokens of width 8, but this"):
-            prompt.check(*fits)
+    sized("flux", 5, 96, 3, 8).check(prompt)
+    for fits in (("wan", 5, 96, 3, 8), ("flux", 6, 96, 3, 8), ("flux", 5, 96, 3, 9)):
+        with pytest.raises(ValueError, match="flux with 5 tokens of width 8, but this") as caught:
+            sized(*fits).check(prompt)
+        name, length, _, _, width = fits
+        assert f"{name} with {length} tokens of width {width}" in str(caught.value)
 
 
 def test_files_and_values_that_are_no_tokens(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.oracles import authors
+from tests.oracles.prompts import write_wan
 from tests.oracles.wan import (
     N_BLOCKS,
     D,
@@ -178,7 +178,7 @@ def test_prepared_cross_attention_costs_half_of_the_literal_passes():
 
 
 def test_the_authors_prompt_runs_in_full_width(tmp_path):
-    file = authors.write_wan(tmp_path / "haze.pt")
+    file = write_wan(tmp_path / "haze.pt")
     prompt = Prompt.load(file).requires_grad_(False)
     with torch.device("meta"):
         whole = Wan(WanConfig())

@@ -1,17 +1,20 @@
-"""Prompt files as the authors' training code leaves them, with drawn values.
+"""Prompt files as the authors' training code leaves them, and backbones of any size to fit them.
 
-Their released files are a dictionary of backend, deep_prompt_bank (the state_dict of a module:
-an OrderedDict with a note of versions, its tensor stored as of the GPU cuda:0) and alphas (a list
-of tensors without axes, stored as of the CPU). The statistics are those of the released haze.
+The authors' released files are a dictionary of backend, deep_prompt_bank (the state_dict of a
+module: an OrderedDict with a note of versions, its tensor stored as of the GPU cuda:0) and alphas
+(a list of tensors without axes, stored as of the CPU). Values are drawn; the statistics of
+`write_wan` are those of the released haze.
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from tests.oracles.official import SHARED
+from tinybridge.backbone import Backbone
 
 NAMES = ("wan_haze.pt", "wan_snow.pt")
 RELEASED = [file for name in NAMES if (file := SHARED / "prompts" / name).is_file()]
@@ -40,3 +43,11 @@ def write_wan(file: Path, seed: int = 0) -> Path:
     residual *= 0.093214 / residual.std()
     gates = torch.linspace(-0.1218, 0.7739, 30)  # [30]
     return write_authors(file, residual, gates, "wan")
+
+
+def sized(name: str, length: int, width: int, blocks: int, text_width: int = 8) -> Backbone:
+    """A backbone that has a name and sizes and nothing else."""
+    model = nn.Module()
+    model.config = SimpleNamespace(hidden_size=width)
+    model.blocks = [None] * blocks
+    return Backbone(name, model, nn.Module(), torch.zeros(1, length, text_width))
