@@ -26,7 +26,7 @@ import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import clips, formats, pictures
-from tinybridge.data.jobs import Job, find_jobs
+from tinybridge.data.jobs import Job, find_jobs, shown
 from tinybridge.data.outputs import is_whole, keep_apart
 from tinybridge.data.tables import add_row, save_table
 from tinybridge.metrics import Score, format_measures
@@ -65,7 +65,7 @@ def restore_picture(
     pixels = restore(backbone, prompts, degraded.pixels[None], progress=bar, **options)[0]
     pictures.write(job.out, finite(job, pixels, "picture"), degraded)  # [3, H, W]
     if lost := pictures.not_kept(degraded, job.out):
-        tqdm.write(f"{job.file}: not kept: {', '.join(lost)}")
+        tqdm.write(f"{shown(job.file)}: not kept: {', '.join(lost)}")
 
 
 def restore_clip(
@@ -199,8 +199,8 @@ def run(flags: argparse.Namespace) -> int:
         if flags.weights is None and size != LEARNED and not strange:
             strange.append(file)
             tqdm.write(
-                f"{file} is {size[1]}x{size[0]}: the bundled tiny model has seen nothing but drawn "
-                "scenes of 64x64 pixels, it is no tool for photos; --weights names official ones"
+                f"{shown(file)} is {size[1]}x{size[0]}: the bundled tiny model has seen nothing "
+                "but drawn scenes of 64x64 pixels, it is no tool for photos; see --weights"
             )
 
     options = {"bridge": path, "steps": flags.steps, "t0": t0, "seed": flags.seed, "look": look}
@@ -225,13 +225,13 @@ def run(flags: argparse.Namespace) -> int:
             row = measure(job, video)
             if not rows:
                 save_table(table, fields, [])  # an older one goes
-            name = job.out.name if single else job.out.relative_to(flags.out)
+            name = Path(job.out.name) if single else job.out.relative_to(flags.out)
             add_row(table, fields, {fields.split()[0]: name} | row)
         except Exception as error:
             tqdm.write(f"{job.describe(error)}: restored without numbers", file=sys.stderr)
             continue
         rows.append(row)
-        tqdm.write(f"{name}: {format_measures(row)}")
+        tqdm.write(f"{shown(name)}: {format_measures(row)}")
     if rows:
         shared = [name for name in rows[0] if all(name in row for row in rows)]
         mean = {name: sum(row[name] for row in rows) / len(rows) for name in shared}

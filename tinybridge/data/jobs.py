@@ -4,6 +4,7 @@ jobs, passed_over = find_jobs([Path("photos")], Path("clean"), Path("restored"))
 keep_apart([job.out for job in jobs], [job.file for job in jobs])  # before anything is written
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +44,19 @@ class Job:
 
     def describe(self, error: Exception) -> str:
         """An error in one line that names the file, whatever library raised it."""
-        name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(self.file))
-        lines = str(error).replace(str(self.file), name).strip().splitlines() or [""]
-        if isinstance(error, ValueError | OSError) and (
-            name in lines[0] or str(self.out) in lines[0]
-        ):
-            return lines[0]
-        return f"{name}: {type(error).__name__}: {lines[0]}".removesuffix(": ")
+        line = str(error)
+        for path in (self.file, self.out, self.target):
+            line = line.replace(str(path), shown(path)) if path else line
+        line = (line.strip().splitlines() or [""])[0]
+        named = shown(self.file) in line or shown(self.out) in line
+        if isinstance(error, ValueError | OSError) and named:
+            return line
+        return f"{shown(self.file)}: {type(error).__name__}: {line}".removesuffix(": ")
+
+
+def shown(path: Path) -> str:
+    """A path that takes one line whatever its letters are: line breaks and the like are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
 
 
 @dataclass(frozen=True)
@@ -77,19 +84,17 @@ def find_jobs(
     passed_over: dict[str, list[str]] = {}
     found: list[Found] = []
     for path in inputs:
-        if path.is_dir():
-            found += _in_folder(path, out, video, recursive, passed_over)
-        elif path.suffix.lower() == ".json":
-            for pair in pairs.pairs(path):
-                fault = pair.fault or _fault(pair.degraded, video)
-                found.append(Found(pair.degraded, Path(pair.degraded.name), pair.clean, fault))
-        else:
-            found.append(Found(path, Path(path.name), fault=_fault(path, video)))
+        try:
+            found += _from_input(path, out, video, recursive, passed_over)
+        except (ValueError, OSError) as error:
+            if len(inputs) == 1:
+                raise
+            found.append(Found(path, Path(path.name), fault=str(error)))
     if target is not None and not target.exists():
         raise FileNotFoundError(f"{target}: no such file or folder")
     single = out.suffix.lower() in ANY_SUFFIX and not out.is_dir()
-    if single and len(found) > 1:
-        raise ValueError(f"{out}: one file's name for {len(found)} results; name a folder as --out")
+    if single:
+        _check_single(out, found, video)
     targets = Targets(target, video)
     taken: dict[Path, int] = {}
     jobs = []
@@ -105,12 +110,37 @@ def find_jobs(
     return jobs, _line(passed_over)
 
 
+def _check_single(out: Path, found: list[Found], video: bool) -> None:
+    """ValueError in one line if --out names a file that the inputs cannot become."""
+    if len(found) > 1:
+        raise ValueError(f"{out}: one file's name for {len(found)} results; name a folder as --out")
+    if found[0].file.is_dir():
+        raise ValueError(f"{out}: {found[0].file} is a folder, its result is one too")
+    if not video and out.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{out}: expected a name ending in {', '.join(SUFFIXES)}")
+
+
 # ---- inputs ------------------------------------------------------------------------------------
+
+
+def _from_input(
+    path: Path, out: Path, video: bool, recursive: bool, passed_over: dict[str, list[str]]
+) -> list[Found]:
+    """What one --input stands for: a file, a folder, or the rows of a list."""
+    if os.path.isdir(path):
+        return _in_folder(path, out, video, recursive, passed_over)
+    if path.suffix.lower() != ".json":
+        return [Found(path, Path(path.name), fault=_fault(path, video))]
+    rows = []
+    for pair in pairs.pairs(path):
+        fault = pair.fault or _fault(pair.degraded, video)
+        rows.append(Found(pair.degraded, Path(pair.degraded.name), pair.clean, fault))
+    return rows
 
 
 def _fault(file: Path, video: bool) -> str:
     """Why a file that was named can be no input, or ""."""
-    if not file.exists():
+    if not os.path.exists(file):  # false for names that no file can have, too
         return f"{file}: no such file or folder"
     if video:
         return ""
@@ -142,7 +172,7 @@ def _in_folder(
             found[file] = Found(file, name)
         kept = pictures.pictures(place) if files == [place] else files
         for reason, item in _left_out(place, set(kept), video, recursive):
-            passed_over.setdefault(reason, []).append(str(item.relative_to(folder)))
+            passed_over.setdefault(reason, []).append(shown(item.relative_to(folder)))
     if not found:
         raise ValueError(f"{folder}: no {'clips' if video else 'pictures'} in it or below it")
     return list(found.values())
@@ -198,21 +228,28 @@ class Targets:
 
     def __init__(self, path: Path | None, video: bool) -> None:
         self.path, self.video = path, video
-        self.indexes: dict[Path, dict[tuple[str, str], list[Path]] | Path] = {}
+        self.indexes: dict[Path, dict[tuple[str, str], list[Path]] | Path | str] = {}
 
     def of(self, found: Found) -> Path:
         """The target of an input. ValueError in one line if none fits, or several do."""
+        if self.path.is_file():
+            return self.path
         folder = self.path / found.place.parent
         if folder not in self.indexes:
             self.indexes[folder] = self._index(folder)
         index = self.indexes[folder]
+        if isinstance(index, str):
+            raise ValueError(f"{found.file}: {index}")
         if isinstance(index, Path):
             return index
         return pairs.namesake(found.file, index, folder)
 
-    def _index(self, folder: Path) -> dict[tuple[str, str], list[Path]] | Path:
-        """The one target that --target names, or the files of a folder by name."""
-        if not folder.exists() or (folder.is_dir() and not pictures.listed(folder)):
-            return {}
-        files = clips.clips(folder) if self.video else pictures.pictures(folder)
+    def _index(self, folder: Path) -> dict[tuple[str, str], list[Path]] | Path | str:
+        """The files of a folder by name; itself if it is a clip; or why there is nothing."""
+        if not folder.is_dir():
+            return f"no folder {folder}"
+        try:
+            files = clips.clips(folder) if self.video else pictures.pictures(folder)
+        except ValueError as error:
+            return str(error)
         return folder if files == [folder] else pairs.by_name(files)

@@ -10,6 +10,7 @@ Letters: H W size in pixels, S side of a crop, F its frames, n number of crops.
 
 import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +163,7 @@ def one_row(path: Path, number: int, row: object) -> Pair:
 def from_list(path: Path, name: str) -> Path:
     """The file that a list names; Windows' separators are read where the name has no other use."""
     file = path.parent / name
-    if "\\" in name and not file.exists():
+    if "\\" in name and not os.path.exists(file):
         return path.parent / name.replace("\\", "/")
     return file
 

@@ -1,0 +1,172 @@
+"""What a run restores, from folders and lists as people have them, and where it may write."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tinybridge.data import outputs
+from tinybridge.data.jobs import find_jobs
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def names(jobs, out: Path) -> dict[str, str]:
+    return {job.file.name: str(job.out.relative_to(out)) for job in jobs}
+
+
+def test_what_is_left_out_is_said_in_one_line(tmp_path):
+    photos = touch(
+        tmp_path / "in", "a.png", "b.JFIF", "c.jpe", "d.avif", "e.heic", "f.gif", "g.mp4"
+    )
+    touch(photos, "notes.txt", "Thumbs.db", "._a.png", ".DS_Store", "2024/x.png", "line\nbreak.doc")
+    os.mkfifo(photos / "pipe.png")
+    jobs, line = find_jobs([photos], None, tmp_path / "out")
+    assert [job.file.name for job in jobs] == ["a.png", "b.JFIF", "c.jpe", "d.avif"]
+    assert line.startswith("left out: ") and "\n" not in line
+    for part in (
+        "e.heic, ",
+        "notes.txt (no names of pictures)",
+        "f.gif, g.mp4 (clips: --backbone wan)",
+    ):
+        assert part in line
+    for part in (
+        ".DS_Store, ._a.png (hidden)",
+        "2024 (folders: --recursive",
+        "pipe.png (no files)",
+    ):
+        assert part in line
+    assert find_jobs([touch(tmp_path / "plain", "a.png")], None, tmp_path / "out")[1] == ""
+
+
+def test_recursive_keeps_the_structure_and_avoids_its_own_results(tmp_path):
+    photos = touch(tmp_path / "in", "a.png", "2024/a.png", "2024/deep/b.jpg", ".trash/c.png")
+    touch(photos, "restored/a.png", "restored/2024/a.png", "empty/notes.txt")
+    (photos / "loop").symlink_to(photos)
+    clean = touch(tmp_path / "gt", "a.png", "2024/deep/b.png")
+    out = photos / "restored"
+    jobs, line = find_jobs([photos], clean, out, recursive=True)
+    found = {str(job.out.relative_to(out)): job.target for job in jobs}
+    assert found == {
+        "2024/a.png": None, "2024/deep/b.jpg": clean / "2024/deep/b.png", "a.png": clean / "a.png",
+    }  # fmt: skip
+    assert ["2024: no pictures in it" in job.unmatched for job in jobs].count(True) == 1
+    assert "notes.txt" in line and "restored" not in line
+    with pytest.raises(ValueError, match="no pictures in it or below it"):
+        find_jobs([photos / "empty"], None, out, recursive=True)
+
+
+def test_recursive_clips(tmp_path):
+    films = touch(tmp_path / "in", "a.mp4", "day/b.mkv", "day/walk/1.png", "day/walk/2.png")
+    jobs, _ = find_jobs([films], None, tmp_path / "out", video=True, recursive=True)
+    assert sorted(names(jobs, tmp_path / "out").values()) == ["a.mp4", "day/b.mkv", "day/walk"]
+    jobs, _ = find_jobs([films / "day/walk"], None, tmp_path / "out", video=True)
+    assert names(jobs, tmp_path / "out") == {"walk": "walk"}
+
+
+def test_several_inputs_of_which_some_are_none(tmp_path):
+    one = touch(tmp_path / "one", "a.png")
+    (tmp_path / "bad.json").write_text("{")
+    inputs = [
+        one,
+        one / "a.png",
+        tmp_path / "gone.png",
+        touch(tmp_path / "none", "x.txt") / "x.txt",
+    ]
+    inputs += [
+        tmp_path / "none",
+        tmp_path / "bad.json",
+        Path("x" * 5000),
+        touch(tmp_path, "a.gif") / "a.gif",
+    ]
+    jobs, _ = find_jobs(inputs, None, tmp_path / "out")
+    assert [job.out.name for job in jobs if not job.fault] == ["a.png", "a-2.png"]
+    faults = [job.fault for job in jobs if job.fault]
+    expected = [
+        "no such file or folder",
+        "x.txt: expected a name ending in .png",
+        "no pictures in it",
+    ]
+    expected += ["not a list of objects", "no such file", "; clips: --backbone wan"]
+    assert all(word in fault for word, fault in zip(expected, faults, strict=True))
+
+
+def test_rows_of_a_list_fail_one_by_one(tmp_path):
+    touch(tmp_path, "a.png", "b.gif", "t.png")
+    (tmp_path / "folder").mkdir()
+    rows = ["a.png", "b.gif", "", "folder", "https://example.com/a.png", "~/a.png", "n\0l.png"]
+    rows = [{"image_path": name, "target_path": "t.png"} for name in [*rows, "y" * 5000 + ".png"]]
+    (tmp_path / "list.json").write_text(json.dumps([*rows, "text", {}]))
+    jobs, _ = find_jobs([tmp_path / "list.json"], None, tmp_path / "out")
+    assert [(job.file.name, job.target.name) for job in jobs if not job.fault] == [
+        ("a.png", "t.png")
+    ]
+    assert len([job for job in jobs if job.fault]) == 9
+    folder = touch(tmp_path / "x.json", "a.png")  # called like a list
+    assert names(find_jobs([folder], None, tmp_path / "out")[0], tmp_path / "out") == {
+        "a.png": "a.png"
+    }
+
+
+def test_two_thousand_rows_of_one_name(tmp_path):
+    touch(tmp_path, "a.png")
+    (tmp_path / "list.json").write_text(json.dumps([{"image_path": "a.png"}] * 2000))
+    jobs, _ = find_jobs([tmp_path / "list.json"], None, tmp_path / "out")
+    assert len({job.out for job in jobs}) == 2000 and jobs[-1].out.name == "a-2000.png"
+    long = touch(tmp_path / "long", "é" * 125 + "x.png") / ("é" * 125 + "x.png")  # 255 bytes
+    jobs, _ = find_jobs([long, long], None, tmp_path / "out")
+    assert [len(os.fsencode(job.out.name)) <= 255 for job in jobs] == [True, True]
+    assert jobs[1].out.name.endswith("-2.png") and jobs[0].out.name == long.name
+
+
+def test_out_may_name_the_one_result(tmp_path):
+    one, two = touch(tmp_path, "a.png") / "a.png", touch(tmp_path, "c.png") / "c.png"
+    assert find_jobs([one], None, tmp_path / "b.jpg")[0][0].out == tmp_path / "b.jpg"
+    (tmp_path / "folder.png").mkdir()
+    assert (
+        find_jobs([one], None, tmp_path / "folder.png")[0][0].out == tmp_path / "folder.png/a.png"
+    )
+    for inputs, out, line in (
+        ([one, two], "b.jpg", "b.jpg: one file's name for 2 results"),
+        ([one], "b.mp4", "b.mp4: expected a name ending in .png"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            find_jobs(inputs, None, tmp_path / out)
+
+
+# ---- outputs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "how", ["path", "dots", "symlink", "hard link", "linked folder", "in a folder"]
+)
+def test_nothing_that_is_read_can_be_an_output(tmp_path, how):
+    read = touch(tmp_path / "clean", "a.png") / "a.png"
+    touch(tmp_path / "out", "other.png")
+    out = tmp_path / "out/a.png"
+    if how == "path":
+        out = read
+    elif how == "dots":
+        out = tmp_path / "out/../clean/a.png"
+    elif how == "symlink":
+        out.symlink_to(read)
+    elif how == "hard link":
+        out.hardlink_to(read)
+    elif how == "linked folder":
+        (tmp_path / "alias").symlink_to(tmp_path / "clean")
+        out = tmp_path / "alias/a.png"
+    else:  # a clip's folder that holds a link to a frame which is read
+        out = tmp_path / "out/walk"
+        out.mkdir()
+        (out / "1.png").hardlink_to(read)
+    with pytest.raises(ValueError, match=r"would replace .*a\.png, which is read; choose another"):
+        outputs.keep_apart([tmp_path / "out/b.png", out], [tmp_path / "gone.png", read])
+    with pytest.raises(ValueError, match="which is read"):
+        outputs.keep_apart([out], [read.parent])  # all of a folder, such as weights
+    outputs.keep_apart([tmp_path / "out/b.png", tmp_path / "clean/b.png"], [read])
