@@ -197,14 +197,14 @@ def test_times_that_do_not_rise_are_moved_by_a_tick(tmp_path):
     assert [found[k] - found[0] for k in (4, 7)] == [Fraction(4, 25), Fraction(7, 25)]
 
 
-def cut(path: Path, first: int) -> Path:
-    """A copy of a file's packets from `first` on, so that decoding begins without a key frame."""
-    part = path.with_name(f"from{first}{path.suffix}")
+def without(path: Path, lost: range) -> Path:
+    """A copy of a file that lacks some of its packets."""
+    part = path.with_name(f"part{path.suffix}")
     with av.open(str(path)) as file, av.open(str(part), "w") as out:
         track = file.streams.video[0]
         new = out.add_stream_from_template(track)
         for k, packet in enumerate(file.demux(track)):
-            if packet.size and k >= first:
+            if packet.size and k not in lost:
                 packet.stream = new
                 out.mux(packet)
     return part
@@ -214,11 +214,23 @@ def test_frames_that_cannot_be_decoded_are_told(tmp_path):
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as out:
         fill(out, encoder(out, path, g="10", bf="0"), 30)
-    clip = clips.open_clip(cut(path, 3))
+    clip = clips.open_clip(without(path, range(3)))  # no key frame at first
     shown = len(list(clips.read(clip)))
     lost = held(clip.path)["video"] - shown
     assert 20 <= clip.frames == shown
     assert not lost or f"not kept: {lost} of 27 frames, which cannot be decoded" in clip.notes[-1]
+
+
+def test_packets_that_are_missing_are_told(tmp_path, capfd):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as out:
+        fill(out, encoder(out, path, bf="3"), 30)
+    clip = clips.open_clip(without(path, range(7, 11)))
+    assert clip.frames == 26 and "not kept: what is damaged (h264: " in clip.notes[-1]
+    made = copy(clip.path)[2]
+    found = times(made)[0]
+    assert len(found) == 26 and all(a < b for a, b in itertools.pairwise(found))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_damage_is_told_and_does_not_stop_a_clip(tmp_path):

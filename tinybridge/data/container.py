@@ -66,7 +66,10 @@ def left_out(container: Any, video: Any) -> list[str]:
     for track in container.streams:
         if track.index not in kept:
             numbers.setdefault(_kind(track), []).append(str(track.index + 1))
-    return [f"track {' '.join(found)} ({kind})" for kind, found in numbers.items()]
+    return [
+        f"track{'s' * (len(found) > 1)} {' '.join(found)} ({kind})"
+        for kind, found in numbers.items()
+    ]
 
 
 def centred(path: Path, video: Any) -> bool:

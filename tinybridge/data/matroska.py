@@ -31,7 +31,11 @@ def write_shape(file: Path, shown: Fraction, height: int, webm: bool) -> None:
         for name, at, content, end in _parts(head, inside):
             places.setdefault(name, (at, content, end))
         (padding, _, info), (tracks, content, end) = places[PADDING], places[TRACKS]
-        size = (round(shown * height), height) if webm else (shown.numerator, shown.denominator)
+        size = (
+            (max(1, round(shown * height)), height)
+            if webm
+            else (shown.numerator, shown.denominator)
+        )
         wide, high = (number.to_bytes(4) for number in size)
         shape = _element(WIDTH, wide) + _element(HEIGHT, high)
         shape += b"" if webm else _element(UNIT, ASPECT_RATIO)

@@ -8,6 +8,7 @@ Letters: H W size in pixels.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +26,7 @@ FOREIGN = {8: "YCgCo", 11: "YDzDx", 14: "ICtCp", 15: "IPT-C2", 16: "YCgCo-R", 17
 COLOURS = ("colorspace", "color_range", "color_primaries", "color_trc")
 BRIGHT = {16: "PQ", 18: "HLG"}  # transfers of high dynamic range
 EXACT = 4 | 0x40000 | 0x2000  # the scaler's flags: bicubic, accurate rounding, full chroma
+STRETCH = 64  # pixels that are more elongated than this are a mistake in the file
 UNSAID, LIMITED = 2, 1  # a matrix that is not named; the range 16..235
 
 
@@ -56,14 +58,17 @@ class Look:
         self.damaged += frame.is_corrupt
         self.interlaced += frame.interlaced_frame
 
-    def lost(self, codec: str) -> list[str]:
-        """What of the frames cannot be kept, in words."""
+    def lost(self, codec: str, reports: list[tuple[int, str, str]]) -> list[str]:
+        """What of the frames cannot be kept, in words. reports: libav's errors while decoding."""
         n, words = len(self.starts), []
         # Packets of VP8 may hold no picture, and two of interlaced video one.
         if n < self.packets and codec != "vp8" and not self.interlaced:
             words.append(f"{self.packets - n} of {self.packets} frames, which cannot be decoded")
         if self.damaged:
             words.append(f"what {self.damaged} of {n} frames showed before they were damaged")
+        if reports and not words:
+            _, part, message = reports[0]
+            words.append(f"what is damaged ({part}: {' '.join(message.split())})")
         if self.moved:
             words.append(f"{self.moved} times that do not rise")
         if self.interlaced:
@@ -83,7 +88,7 @@ def probe(path: Path) -> Clip:
     import av
 
     look = Look()
-    with opened(path) as (container, video):
+    with _overheard() as reports, opened(path) as (container, video):
         context = video.codec_context
         bounded(path, context.height, context.width)
         try:
@@ -94,7 +99,7 @@ def probe(path: Path) -> Clip:
         except (av.FFmpegError, OSError) as error:
             look.broken = error.strerror
         _check(path, video, look)
-        lost = look.lost(context.name) + left_out(container, video)
+        lost = look.lost(context.name, reports) + left_out(container, video)
         if "1" in (video.metadata.get("alpha_mode"), video.metadata.get("ALPHA_MODE")):
             lost.append("transparency")  # of VP8 and VP9, which libav decodes without it
         rate = video.average_rate or video.guessed_rate or Fraction(25)
@@ -110,6 +115,20 @@ def probe(path: Path) -> Clip:
             notes(path, rate, look.starts, lost),
             _tags(video, look.first, size),
         )
+
+
+@contextmanager
+def _overheard() -> Iterator[list[tuple[int, str, str]]]:
+    """The errors that libav reports meanwhile: level, part of libav, message."""
+    import av
+
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture(local=False) as reports:
+            yield reports
+    finally:
+        av.logging.set_level(level)
 
 
 def _decoded(packet: Any) -> list[Any]:
@@ -146,7 +165,8 @@ def _tags(video: Any, first: Any, size: tuple[int, int]) -> dict[str, Any]:
     if first.format.is_rgb:
         tags["colorspace"] = UNSAID
     shape, turned = video.sample_aspect_ratio, size[0] != first.height
-    if shape:
+    if shape and 1 / STRETCH <= shape <= STRETCH:
+        shape = shape.limit_denominator(4096)  # all that H.264 has room for
         tags["sample_aspect_ratio"] = 1 / shape if turned else shape
     fine = first.format.chroma_width(8), first.format.chroma_height(8)
     grey = len([part for part in first.format.components if not part.is_alpha]) == 1
