@@ -284,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     jobs = list(dict.fromkeys(plan(lab, flags.only, flags.seeds)))
     try:
         for k, job in enumerate(jobs):
-            if tables.key(asdict(job)) in {tables.key(row) for row in tables.read(runs)}:
+            if tables.key(asdict(job)) in tables.keys(tables.read(runs)):
                 continue
             row = lab.measure(job)
             tables.append(runs, [row])

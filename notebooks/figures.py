@@ -4,6 +4,9 @@ Letters: H W picture size.
 """
 
 import io
+import sys
+from itertools import cycle
+from pathlib import Path
 
 import matplotlib
 
@@ -14,6 +17,10 @@ from IPython.display import Image, display
 from matplotlib.figure import Figure
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for compare.py, which begins here
+
+from tinybridge.bridge import BRIDGES
+
 plt.rcParams |= {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -22,7 +29,8 @@ plt.rcParams |= {
     "legend.frameon": False,
     "figure.dpi": 110,
 }
-COLOURS = {"naive": "tab:red", "ddbm": "tab:blue", "desired": "tab:green"}  # a bridge's, always
+HUES = ("tab:red", "tab:blue", "tab:green", "tab:orange", "tab:brown", "tab:pink")
+COLOURS = dict(zip(BRIDGES, cycle(HUES), strict=False))  # a bridge's, always
 
 
 def show(figure: Figure) -> None:

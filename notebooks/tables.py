@@ -7,19 +7,14 @@ n - 1 in the denominator: of what training draws, since the held-out scenes are 
 Letters: n seeds.
 """
 
-import csv
-import math
 import statistics
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from figures import COLOURS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-sys.path[:0] = [str(Path(__file__).parents[1])]  # for compare.py, which imports this file first
 
 INPUTS = [
     *("backbone", "degradation", "space", "bridge", "t0", "rows"),
@@ -37,81 +32,71 @@ COLUMNS = {  # of the files that compare.py writes
 }
 SPACES = {"text": "tab:grey", "token": "tab:purple", "embedding": "tab:green"}
 LEARNED = ["steps", "lr"]  # inputs that a space has its own values of
-Row = dict[str, str | float]
 
 # ---- rows --------------------------------------------------------------------------------------
 
 
-def read(file: Path) -> list[Row]:
-    """A table's rows, numbers as float; empty if there is no such file."""
+def read(file: Path) -> pd.DataFrame:
+    """One of the files of COLUMNS; without rows if there is no such file."""
     if not file.is_file():
-        return []
-    with file.open(newline="") as stream:
-        return [{k: number(v) for k, v in row.items()} for row in csv.DictReader(stream)]
-
-
-def number(text: str) -> str | float:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+        return pd.DataFrame(columns=COLUMNS[file.name])
+    # The empty sentence is a sentence, and a number is the one that was written.
+    return pd.read_csv(file, keep_default_na=False)
 
 
 def append(file: Path, rows: list[dict]) -> None:
     """More rows of one of the files of COLUMNS; what a row lacks stays empty."""
-    new = not file.is_file()
-    with file.open("a", newline="") as stream:
-        table = csv.DictWriter(stream, COLUMNS[file.name], restval="")
-        if new:
-            table.writeheader()
-        table.writerows(rows)
+    more = pd.DataFrame(rows, columns=COLUMNS[file.name])
+    more.to_csv(file, mode="a", header=not file.is_file(), index=False, lineterminator="\r\n")
 
 
-def key(row: Row) -> tuple[str | float, ...]:
+def key(row: dict) -> tuple:
     """What tells one run from another."""
     return tuple(row[name] for name in (*INPUTS, "seed"))
 
 
-def groups(runs: Iterable[Row], names: list[str]) -> list[list[Row]]:
-    """Rows that agree in `names`, together, in the order in which they first appear."""
-    found: dict[tuple, list[Row]] = {}
-    for row in runs:
-        found.setdefault(tuple(row[name] for name in names), []).append(row)
-    return list(found.values())
+def keys(runs: pd.DataFrame) -> set[tuple]:
+    """Those of all runs."""
+    return {key(row) for row in runs.to_dict("records")}
 
 
-def spread(values: list[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else math.nan
-
-
-def summary(runs: Iterable[Row]) -> list[Row]:
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """One row for all seeds of a run: n, mean and spread of its PSNR and SSIM."""
-    found = []
-    for rows in groups(runs, INPUTS):
-        means = {name: statistics.mean(row[name] for row in rows) for name in MEASURES}
-        spreads = {f"{k}_spread": spread([row[k] for row in rows]) for k in ("psnr", "ssim")}
-        told = {name: rows[0][name] for name in INPUTS}
-        found.append(told | {"n": len(rows)} | means | spreads)
-    return found
+    groups = runs.groupby(INPUTS, sort=False)
+    spreads = groups[["psnr", "ssim"]].std().add_suffix("_spread")  # NaN of a single seed
+    spreads = spreads.round(12)  # of values with four digits: 0.0015 is half of a digit, not less
+    return pd.concat([groups.size().rename("n"), groups[MEASURES].mean(), spreads], axis=1)
 
 
-def where(rows: Iterable[Row], usual: Row, *free: str, **wanted) -> list[Row]:
+def where(rows: pd.DataFrame, usual: dict, *free: str, **wanted) -> pd.DataFrame:
     """Rows with the usual inputs, but for those in `wanted`; inputs in `free` may be any."""
     asked = {name: usual[name] for name in INPUTS if name not in free} | wanted
-    return [row for row in rows if all(row[name] == value for name, value in asked.items())]
+    for name, value in asked.items():
+        rows = rows[rows[name] == value]
+    return rows
 
 
-def usual(runs: list[Row]) -> Row:
+def usual(runs: pd.DataFrame) -> dict:
     """The middle of the comparison: what most of the runs in embedding space share."""
-    learned = [row for row in runs if row["space"] == "embedding"]
-    common = {name: statistics.mode(row[name] for row in learned) for name in INPUTS}
+    learned = runs[runs["space"] == "embedding"]
+    common = {name: statistics.mode(learned[name]) for name in INPUTS}
     return common | {"bridge": "desired"}
 
 
-def differences(runs: list[Row], one: str, other: str, measure: str = "psnr") -> list[float]:
+def by(rows: pd.DataFrame, name: str) -> list[tuple[str | float, pd.DataFrame]]:
+    """Each value of a column with its rows, in the order in which values first appear."""
+    return list(rows.groupby(name, sort=False))
+
+
+def bridges(rows: pd.DataFrame) -> list[str]:
+    """Those that have rows, in the order of bridge.BRIDGES."""
+    return [name for name in COLOURS if name in set(rows["bridge"])]
+
+
+def differences(runs: pd.DataFrame, one: str, other: str, measure: str = "psnr") -> pd.Series:
     """Bridge `one` minus bridge `other` on the same pairs, a number for each seed."""
-    a, b = ({r["seed"]: r[measure] for r in runs if r["bridge"] == name} for name in (one, other))
-    return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+    found = runs.pivot(index="seed", columns="bridge", values=measure)
+    return (found[one] - found[other]).dropna()
 
 
 # ---- tables ------------------------------------------------------------------------------------
@@ -123,110 +108,108 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def cell(rows: list[Row]) -> str:
+def cell(rows: pd.DataFrame) -> str:
     """PSNR and SSIM of the runs of one group, mean and spread over seeds."""
-    if not rows:
+    if rows.empty:
         return "-"
-    (one,) = summary(rows)
+    (one,) = summary(rows).to_dict("records")
     return (
         f"{one['psnr']:.2f} ± {one['psnr_spread']:.2f} / "
         f"{one['ssim']:.3f} ± {one['ssim_spread']:.3f}"
     )
 
 
-def bridges_table(runs: list[Row]) -> str:
+def still(rows: pd.DataFrame, name: str) -> str:
+    """PSNR and SSIM of what does not depend on the prompt: `degraded`, or `alone`, no prompt."""
+    first = rows.iloc[0]
+    return f"{first[f'{name}_psnr']:.2f} / {first[f'{name}_ssim']:.3f}"
+
+
+def bridges_table(runs: pd.DataFrame) -> str:
     """A degradation in each row: before, frozen model alone, then with each bridge's prompt."""
-    common, lines = usual(runs), []
-    for rows in groups(where(runs, common, "degradation", "bridge"), ["degradation"]):
-        first = next(row for row in rows if row["bridge"] == "desired")
-        still = [
-            f"{first[f'{k}_psnr']:.2f} / {first[f'{k}_ssim']:.3f}" for k in ("degraded", "alone")
-        ]
-        cells = [cell([row for row in rows if row["bridge"] == name]) for name in COLOURS]
-        lines.append([str(first["degradation"]), *still, *cells])
-    return table(["PSNR, dB / SSIM", "degraded", "no prompt", *COLOURS], lines)
+    rows, lines = where(runs, usual(runs), "degradation", "bridge"), []
+    for kind, found in by(rows, "degradation"):
+        desired = found[found["bridge"] == "desired"]
+        cells = [cell(found[found["bridge"] == name]) for name in bridges(rows)]
+        lines.append([kind, still(desired, "degraded"), still(desired, "alone"), *cells])
+    return table(["PSNR, dB / SSIM", "degraded", "no prompt", *bridges(rows)], lines)
 
 
-def differences_table(runs: list[Row]) -> str:
+def differences_table(runs: pd.DataFrame) -> str:
     """Of PSNR between bridges, with the same pairs and seed: mean and spread over seeds."""
-    pairs = [("desired", "naive"), ("desired", "ddbm"), ("ddbm", "naive")]
-    lines = []
-    for rows in groups(where(runs, usual(runs), "degradation", "bridge"), ["degradation"]):
-        found = [differences(rows, *pair) for pair in pairs]
-        cells = [f"{statistics.mean(d):+.2f} ± {spread(d):.2f}" for d in found]
-        lines.append([str(rows[0]["degradation"]), *cells])
+    rows, lines = where(runs, usual(runs), "degradation", "bridge"), []
+    pairs = [("desired", name) for name in bridges(rows) if name != "desired"] + [("ddbm", "naive")]
+    for kind, found in by(rows, "degradation"):
+        each = [differences(found, *pair) for pair in pairs]
+        lines.append([kind, *(f"{d.mean():+.2f} ± {d.std():.2f}" for d in each)])
     return table(["PSNR, dB", *(" - ".join(pair) for pair in pairs)], lines)
 
 
-def spaces_table(runs: list[Row]) -> str:
+def spaces_table(runs: pd.DataFrame) -> str:
     """A degradation in each row, a space in each column."""
-    rows = where(runs, usual(runs), "degradation", "space", *LEARNED)
-    lines = []
-    for found in groups(rows, ["degradation"]):
-        if {row["space"] for row in found} == set(SPACES):
-            alone = f"{found[0]['alone_psnr']:.2f} / {found[0]['alone_ssim']:.3f}"
-            cells = [cell([row for row in found if row["space"] == name]) for name in SPACES]
-            lines.append([str(found[0]["degradation"]), alone, *cells])
+    rows, lines = where(runs, usual(runs), "degradation", "space", *LEARNED), []
+    for kind, found in by(rows, "degradation"):
+        if set(found["space"]) == set(SPACES):
+            cells = [cell(found[found["space"] == name]) for name in SPACES]
+            lines.append([kind, still(found, "alone"), *cells])
     return table(["PSNR, dB / SSIM", "no prompt", *SPACES], lines)
 
 
-def sensitivity_table(runs: list[Row], name: str, bridge: str = "desired") -> str:
+def sensitivity_table(runs: pd.DataFrame, name: str, bridge: str = "desired") -> str:
     """What one input changes, in a row: t0, sampler or rows."""
-    rows = where(runs, usual(runs), name, bridge=bridge)
-    found = sorted(groups(rows, [name]), key=lambda group: group[0][name])
-    head = [f"{name}, {bridge}", *(f"{group[0][name]:g}" for group in found)]
-    return table(head, [["PSNR, dB / SSIM", *(cell(group) for group in found)]])
+    found = by(where(runs, usual(runs), name, bridge=bridge).sort_values(name), name)
+    head = [f"{name}, {bridge}", *(f"{value:g}" for value, _ in found)]
+    return table(head, [["PSNR, dB / SSIM", *(cell(rows) for _, rows in found)]])
 
 
 # ---- figures -----------------------------------------------------------------------------------
 
 
-def line(axis: Axes, rows: list[Row], x: str, colour: str, label: str, y: str = "psnr") -> None:
+def line(axis: Axes, rows: pd.DataFrame, x: str, colour: str, label: str, y: str = "psnr") -> None:
     """Mean over seeds against `x` as a line, every seed as a dot."""
-    found = sorted(groups(rows, [x]), key=lambda group: group[0][x])
-    means = [statistics.mean(row[y] for row in group) for group in found]
-    axis.plot([group[0][x] for group in found], means, color=colour, label=label, lw=1.2)
-    axis.plot([row[x] for row in rows], [row[y] for row in rows], ".", color=colour, ms=3)
+    means = rows.groupby(x)[y].mean()
+    axis.plot(means.index, means, color=colour, label=label, lw=1.2)
+    axis.plot(rows[x], rows[y], ".", color=colour, ms=3)
 
 
-def bridges_figure(runs: list[Row]) -> Figure:
+def bridges_figure(runs: pd.DataFrame) -> Figure:
     """PSNR and SSIM for every degradation: a dot for each seed, a bar at their mean."""
     rows = where(runs, usual(runs), "degradation", "bridge")
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.8))
-    kinds = list(dict.fromkeys(row["degradation"] for row in rows))
+    names, kinds = bridges(rows), list(rows["degradation"].unique())
     for axis, y, label in zip(axes, ("psnr", "ssim"), ("PSNR, dB", "SSIM"), strict=True):
-        for k, (name, colour) in enumerate(COLOURS.items()):
-            for at, kind in enumerate(kinds):
-                found = [r[y] for r in rows if (r["degradation"], r["bridge"]) == (kind, name)]
-                place, told = at + 0.22 * (k - 1), name if at == 0 else None
-                axis.plot([place] * len(found), found, ".", color=colour, ms=5, label=told)
-                axis.hlines(statistics.mean(found), place - 0.1, place + 0.1, colour, lw=1)
-        before = [next(r for r in rows if r["degradation"] == kind) for kind in kinds]
-        levels = [row[f"degraded_{y}"] for row in before]
-        places = range(len(kinds))
-        axis.hlines(levels, [p - 0.4 for p in places], [p + 0.4 for p in places], "grey", "dotted")
-        axis.set_xticks(places, kinds)
+        for at, kind in enumerate(kinds):
+            these = rows[rows["degradation"] == kind]
+            for k, name in enumerate(names):
+                found = these.loc[these["bridge"] == name, y]
+                place = at + 0.66 / len(names) * (k - (len(names) - 1) / 2)
+                legend, colour = name if at == 0 else None, COLOURS[name]
+                axis.plot([place] * len(found), found, ".", color=colour, ms=5, label=legend)
+                axis.hlines(found.mean(), place - 0.1, place + 0.1, colour, lw=1)
+            level = these[f"degraded_{y}"].iloc[0]
+            axis.hlines(level, at - 0.4, at + 0.4, "grey", "dotted")
+        axis.set_xticks(range(len(kinds)), kinds)
         axis.set_ylabel(label)
     axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
-def spaces_figure(runs: list[Row], curves: list[Row]) -> Figure:
+def spaces_figure(runs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Validation loss and PSNR against iterations, two degradations below each other."""
     rows = where(curves, usual(runs), "degradation", "space", *LEARNED)
-    found = groups(rows, ["degradation"])
+    found = by(rows, "degradation")
     figure, axes = plt.subplots(
         len(found), 2, figsize=(7.5, 2.3 * len(found)), squeeze=False, sharex=True
     )
-    last = max(row["step"] for row in rows)
-    for (left, right), group in zip(axes, found, strict=True):
+    last = rows["step"].max()
+    for (left, right), (kind, group) in zip(axes, found, strict=True):
         for name, colour in SPACES.items():
-            these = [row for row in group if row["space"] == name]
+            these = group[group["space"] == name]
             if name == "text":  # nothing is learned: the same at every iteration
-                these = [row | {"step": step} for row in these for step in (0, last)]
+                these = pd.concat([these.assign(step=step) for step in (0, last)])
             line(left, these, "step", colour, name, "val_loss")
             line(right, these, "step", colour, name)
-        left.set(ylabel=f"{group[0]['degradation']}: validation loss")
+        left.set(ylabel=f"{kind}: validation loss")
         right.set(ylabel="PSNR, dB")
     for axis in axes[-1]:
         axis.set_xlabel("iterations")
@@ -235,19 +218,19 @@ def spaces_figure(runs: list[Row], curves: list[Row]) -> Figure:
     return figure
 
 
-def sensitivity_figure(runs: list[Row]) -> Figure:
+def sensitivity_figure(runs: pd.DataFrame) -> Figure:
     """PSNR against t0, calls of the model, and rows of the prompt."""
     common = usual(runs)
     figure, axes = plt.subplots(1, 3, figsize=(8.5, 2.4), sharey=True)
     line(axes[0], where(runs, common, "t0"), "t0", COLOURS["desired"], "desired")
-    for name, colour in COLOURS.items():
-        line(axes[1], where(runs, common, "sampler", bridge=name), "sampler", colour, name)
+    for name in bridges(runs):
+        line(axes[1], where(runs, common, "sampler", bridge=name), "sampler", COLOURS[name], name)
     line(axes[2], where(runs, common, "rows"), "rows", COLOURS["desired"], "desired")
     names = {"t0": "$t_0$", "sampler": "sampler steps", "rows": "rows of the prompt"}
     for axis, (name, label) in zip(axes, names.items(), strict=True):
-        axis.axhline(runs[0]["degraded_psnr"], color="grey", ls=":", label="degraded")
+        axis.axhline(runs["degraded_psnr"].iloc[0], color="grey", ls=":", label="degraded")
         axis.set_xlabel(label)
-        ticks = sorted({row[name] for row in where(runs, common, name)})
+        ticks = sorted(where(runs, common, name)[name].unique())
         if name != "t0":
             axis.set_xscale("log")
             axis.minorticks_off()
@@ -263,33 +246,25 @@ def sensitivity_figure(runs: list[Row]) -> Figure:
 def write(out: Path) -> None:
     """summary.csv, tables.md and the figures, of whatever runs.csv and curves.csv hold."""
     runs, curves = read(out / "runs.csv"), read(out / "curves.csv")
-    rows, common = summary(runs), usual(runs)
-    with (out / "summary.csv").open("w", newline="") as stream:
-        file = csv.DictWriter(stream, rows[0])
-        file.writeheader()
-        file.writerows(rounded(row) for row in rows)
-    seeds = {row["seed"] for row in runs}
+    common = usual(runs)
+    summary(runs).round(4).to_csv(out / "summary.csv")
     budget = (
-        f"{common['backbone']}; mean ± standard deviation over {len(seeds)} seeds; "
-        f"{common['steps']:g} steps of {common['batch']:g} pairs out of {common['scenes']:g}, "
-        f"{common['held_out']:g} held out, {common['sampler']:g} sampler steps."
+        f"{common['backbone']}; mean ± standard deviation over {runs['seed'].nunique()} seeds; "
+        f"{common['steps']} steps of {common['batch']} pairs out of {common['scenes']}, "
+        f"{common['held_out']} held out, {common['sampler']} sampler steps."
     )
     parts, figures = [budget], {}
-    if {row["bridge"] for row in runs} == set(COLOURS):
+    if len(bridges(runs)) > 1:
         parts += [bridges_table(runs), differences_table(runs)]
         figures["bridges"] = bridges_figure(runs)
-    if curves and {row["space"] for row in runs} == set(SPACES):
+    if len(curves) and set(runs["space"]) == set(SPACES):
         parts.append(spaces_table(runs))
         figures["spaces"] = spaces_figure(runs, curves)
-    if len({row["t0"] for row in runs}) > 1:
+    if runs["t0"].nunique() > 1:
         parts += [sensitivity_table(runs, name) for name in ("t0", "rows")]
-        parts += [sensitivity_table(runs, "sampler", name) for name in COLOURS]
+        parts += [sensitivity_table(runs, "sampler", name) for name in bridges(runs)]
         figures["sensitivity"] = sensitivity_figure(runs)
     (out / "tables.md").write_text("\n\n".join(part.strip() for part in parts) + "\n")
     for name, figure in figures.items():
         figure.savefig(out / f"{name}.png", dpi=130, bbox_inches="tight", pad_inches=0.05)
         plt.close(figure)
-
-
-def rounded(row: Row) -> Row:
-    return {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}

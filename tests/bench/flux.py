@@ -1,6 +1,6 @@
 """The full-size FLUX.1 transformer, random weights: time and peak memory, forward and training.
 
-    python -m tests.bench.flux --out tests/bench/flux-gpu.md                 # a GPU with 40 GB or more
+    python -m tests.bench.flux --out tests/bench/flux-gpu.md     # a GPU with 40 GB or more
     python -m tests.bench.flux --device cpu --dtype float32 --width 256 --depth 1 --side 128
 
 bfloat16, 512 rows of text, one 1024 x 1024 picture by default. Forward with the raw prompt, with
