@@ -29,6 +29,7 @@ import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import scenes
+from tinybridge.data.outputs import keep_apart
 from tinybridge.data.sheet import sheet
 from tinybridge.data.tables import save_table
 from tinybridge.metrics import measures, psnr
@@ -48,6 +49,8 @@ DEFAULTS = {
     ("wan", False): (150, {"embedding": 0.4, "token": 10.0}, "64x9"),
     ("wan", True): (300, {"embedding": 0.01, "token": 10.0}, "480x33"),
 }
+
+WRITTEN = ("prompt.safetensors", run_state.STATE, run_state.LOG, "results.csv", "preview.png")
 
 # ---- what came of it ---------------------------------------------------------------------------
 
@@ -97,11 +100,20 @@ def run(flags: argparse.Namespace) -> None:
     device = join_processes(pick_device(flags.device))
     rank, world = processes()
     loop.check(settings, world)
-    found = []
+    found, wan = [], flags.backbone == "wan"
     if flags.data is not None:
-        wan = flags.backbone == "wan"
         found = find_files(flags.data, flags.degradation, side, frames, wan)
-    if not flags.resume and rank == 0 and (note := run_state.begin(flags.out, flags.named)):
+        read = [file for pair in found for file in (pair.degraded, pair.clean)]
+        if flags.data.is_file():
+            read.append(flags.data)
+        keep_apart([flags.out / name for name in WRITTEN], read)
+    elif flags.degradation not in scenes.KINDS:
+        raise ValueError(
+            f"--degradation {flags.degradation}: choose one of {', '.join(scenes.KINDS)}"
+        )
+    if flags.resume:
+        run_state.find_state(flags.out)
+    elif rank == 0 and (note := run_state.begin(flags.out, flags.named)):
         print(note)
     if rank == 0:
         model = flags.weights or f"the bundled tiny {flags.backbone.upper()} (no --weights)"
@@ -164,11 +176,11 @@ def parse_flags(argv: list[str] | None) -> argparse.Namespace:
     add("--data", type=Path, help="folder with degraded/ and clean/, or a JSON list of pairs")
     add("--degradation", help=f"{', '.join(scenes.KINDS)} (default haze); with --data: which rows")
     add("--bridge", choices=tuple(bridge.BRIDGES), default="desired")
-    add("--space", choices=("embedding", "token"), default="embedding")
+    add("--space", choices=loop.SPACES, default="embedding")
     add("--steps", type=int, help="default 300; 150 for the tiny WAN")
     add("--batch-size", type=int, default=16, help="over all processes")
     add("--lr", type=float, help="of the residual or the tokens; default: see DEFAULTS")
-    add("--loss", choices=("x0", "velocity"), default="x0", help="error of x0_hat, or of v")
+    add("--loss", choices=loop.LOSSES, default="x0", help="error of x0_hat, or of v")
     add("--t0", type=float, default=0.4, help="flow time where restoration starts")
     add("--no-grid", action="store_true", help="tell the model exact times, off the authors' grid")
     add("--seed", type=int, default=0)

@@ -11,6 +11,8 @@ import torch
 import sample
 import train
 from tinybridge.data import pictures
+from tinybridge.prompt import Prompt
+from tinybridge.training import run_state
 
 ROOT = Path(__file__).parents[2]
 BASE = ["--backbone", "flux", "--batch-size", "4", "--size", "32"]
@@ -113,3 +115,114 @@ def test_few_flags():
     for script, most in (("train.py", 18), ("sample.py", 24)):
         source = (ROOT / script).read_text()
         assert 5 < source.count("\n    add(") <= most
+
+
+def test_all_mistakes_of_a_set_come_before_the_model(pairs, tmp_path, monkeypatch, capsys):
+    for name in ("a", "b", "c"):
+        pictures.write(tmp_path / f"pairs/degraded/{name}.png", torch.zeros(3, 48, 32))
+    pictures.write(tmp_path / "pairs/clean/a.png", torch.zeros(3, 48, 33))
+    monkeypatch.setattr(train.weights, "load_backbone", None)  # would fail if called
+    flags = [*BASE, "--data", str(tmp_path / "pairs"), "--out", str(tmp_path / "out")]
+    assert train.main(flags) == 2
+    told = capsys.readouterr()
+    lines = told.err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("error: ") for line in lines) and not told.out
+    assert [f"{name}.png" in line for name, line in zip("abc", lines, strict=True)] == [True] * 3
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_read_is_not_replaced(pairs, tmp_path, capsys):
+    """A pair that is called as a file of the run is, in the run's folder."""
+    rows = []
+    for name in ("preview.png", "other.png"):
+        pictures.write(tmp_path / name, torch.zeros(3, 48, 32))
+        rows.append({"image_path": str(pairs / "degraded/a.png"), "target_path": name})
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    before = (tmp_path / "preview.png").read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for out in (tmp_path, tmp_path / "link"):
+        flags = [*BASE, "--data", str(tmp_path / "rows.json"), "--out", str(out)]
+        assert train.main(flags) == 2
+        assert "preview.png: it would replace" in capsys.readouterr().err
+    assert (tmp_path / "preview.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [MemoryError(), "real", torch.OutOfMemoryError("CUDA: 5 GB.")])
+def test_too_little_memory_is_one_line(error, tmp_path, monkeypatch, capsys):
+    def load(*args, **options):
+        if error == "real":
+            torch.empty(2**62, dtype=torch.uint8)  # what PyTorch really says
+        raise error
+
+    monkeypatch.setattr(train.weights, "load_backbone", load)
+    assert train.main([*BASE, "--out", str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: memory is too small, a smaller --batch")
+
+
+def test_other_errors_are_not_hidden(tmp_path, monkeypatch):
+    def load(*args, **options):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(train.weights, "load_backbone", load)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        train.main([*BASE, "--out", str(tmp_path / "out")])
+
+
+# ---- the folder of a run -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--data", "haze.v1"], "flux-haze.v1"),
+        (["--data", "haze.v2"], "flux-haze.v2"),
+        (["--data", "lists/fog.json"], "flux-fog.json"),
+        (["--data", "lists/fog.json", "--degradation", "fog"], "flux-fog"),
+        (["--data", "."], "flux-here"),
+        (["--data", "lists/.."], "flux-here"),
+        ([], "flux-haze"),
+        (["--space", "token"], "flux-haze-token"),
+    ],
+)
+def test_every_data_set_has_a_folder_of_its_own(flags, name, tmp_path, monkeypatch):
+    (tmp_path / "here/lists").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    parsed = train.parse_flags(["--backbone", "flux", *flags])
+    assert parsed.out == Path("runs") / name and not parsed.named
+    parsed = train.parse_flags(["--backbone", "flux", *flags, "--out", "mine"])
+    assert parsed.out == Path("mine") and parsed.named
+
+
+def finished(out: Path, steps: int = 2, state: bool = True) -> None:
+    """A folder as a run of two steps leaves it."""
+    prompt = Prompt(torch.zeros(2, 3), torch.ones(1))
+    out.mkdir(parents=True)
+    prompt.save(out / "prompt.safetensors")
+    if state:
+        optimizer = torch.optim.AdamW(prompt.parameters())
+        run_state.save_state(out, prompt, optimizer, 2, {"steps": steps})
+
+
+def test_a_finished_run_is_not_replaced_without_a_word(tmp_path):
+    for state, words in ((True, "a finished run of 2 steps"), (False, "a prompt")):
+        out = tmp_path / f"{state}"
+        finished(out, state=state)
+        before = {file.name: file.read_bytes() for file in out.iterdir()}
+        with pytest.raises(ValueError, match=f"{out}: {words} lies here; choose another --out"):
+            run_state.begin(out, named=False)
+        assert run_state.begin(out, named=True) == f"{out}: {words} will be replaced"
+        assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    finished(tmp_path / "cut", steps=9)
+    for named in (True, False):
+        with pytest.raises(ValueError, match="an unfinished run of 9 steps lies here, 2 done"):
+            run_state.begin(tmp_path / "cut", named)
+    assert run_state.begin(tmp_path / "new/folder", named=False) == ""
+    assert not any((tmp_path / "new/folder").iterdir())
+
+
+def test_readmes_line_twice_keeps_the_first_prompt(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    finished(tmp_path / "runs/flux-haze")
+    assert train.main(["--backbone", "flux"]) == 2
+    assert "runs/flux-haze: a finished run of 2 steps lies here" in capsys.readouterr().err

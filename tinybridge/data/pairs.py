@@ -19,7 +19,7 @@ from unicodedata import normalize
 import torch
 from torch import Tensor
 
-from tinybridge.data import clips, folders, pictures
+from tinybridge.data import clips, formats, pictures
 from tinybridge.data.clip import differs
 
 
@@ -187,15 +187,18 @@ def probe(pair: Pair, side: int, frames: int | None = None) -> None:
 
     frames: of a cube; then the pair is one of clips, which are looked through once.
     """
-    open_one = folders.probe if frames is None else clips.open_clip
-    clean, degraded = open_one(clean_of(pair)), open_one(pair.degraded)
+    if frames is None:
+        clean_size = formats.size(clean_of(pair))
+        check(pair, formats.size(pair.degraded), clean_size, side)
+        return
+    clean, degraded = clips.open_clip(clean_of(pair)), clips.open_clip(pair.degraded)
     check(pair, degraded.size, clean.size, side)
     if degraded.frames != clean.frames:
         raise ValueError(
             f"{degraded.path} and its pair {clean.path} have {degraded.frames} and "
             f"{clean.frames} frames: both must have equally many"
         )
-    if degraded.frames < (frames or 1):
+    if degraded.frames < frames:
         raise ValueError(
             f"{degraded.path} has {degraded.frames} frames, fewer than {frames}: use fewer frames"
         )

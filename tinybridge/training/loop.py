@@ -33,6 +33,7 @@ from tinybridge.training import run_state
 from tinybridge.training.pairs import EVALUATION_SEED, FEW, Pairs
 from tinybridge.training.processes import deferred_signals, processes, stop_asked
 
+SPACES, LOSSES = ("embedding", "token"), ("x0", "velocity")
 SLOWER = {"gates": 5}  # learns at the rate over this: a gate moves a whole block
 QUARTERS = 4  # parts of 0..t0 whose losses are told apart
 COLUMNS = "step loss loss_t1 loss_t2 loss_t3 loss_t4 lr seconds psnr ssim val_loss"  # of log.csv
@@ -43,13 +44,13 @@ class Settings:
     """What the result depends on, besides backbone and pairs. lr: of residual or tokens."""
 
     bridge: str = "desired"
-    space: str = "embedding"  # or "token"
+    space: str = "embedding"  # of SPACES
     steps: int = 300
     batch_size: int = 16  # over all processes
     lr: float = 0.15
     t0: float = 0.4
     seed: int = 0
-    loss: str = "x0"  # or "velocity", see bridge.loss
+    loss: str = "x0"  # of LOSSES, see bridge.loss
     power: float = 1.0  # of the drawn times, see bridge.draw_times
     every: int | None = None  # steps from one look at held-out pairs to the next; None: six looks
 
@@ -57,10 +58,14 @@ class Settings:
 def check(settings: Settings, world: int = 1) -> None:
     """ValueError in one line for settings that `world` processes cannot learn with."""
     bridge.times(settings.t0)
-    if settings.bridge not in bridge.BRIDGES or settings.space not in ("embedding", "token"):
-        raise ValueError(f"no bridge {settings.bridge!r} or no space {settings.space!r} to learn")
-    least = min(settings.steps, settings.batch_size, settings.lr, settings.power)
-    if not 0 < least < math.inf or settings.batch_size % world:
+    choices = {"bridge": tuple(bridge.BRIDGES), "space": SPACES, "loss": LOSSES}
+    for name, known in choices.items():
+        if getattr(settings, name) not in known:
+            raise ValueError(
+                f"no {name} {getattr(settings, name)!r} to learn with; choose {', '.join(known)}"
+            )
+    positive = (settings.steps, settings.batch_size, settings.lr, settings.power)
+    if not all(0 < value < math.inf for value in positive) or settings.batch_size % world:
         raise ValueError(
             f"--steps {settings.steps}, --batch-size {settings.batch_size} and --lr {settings.lr} "
             f"must be positive, and the batch a multiple of the {world} processes"

@@ -48,6 +48,14 @@ def read_state(file: Path) -> tuple[int, dict[str, str], dict[str, Tensor]]:
         raise ValueError(f"{file}: not a readable state of a run ({error})") from None
 
 
+def find_state(out: Path) -> Path:
+    """The state file of a run; FileNotFoundError if there is none."""
+    file = out / STATE
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: nothing to resume; leave --resume out to begin")
+    return file
+
+
 def load_state(
     out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, object]
 ) -> int:
@@ -56,9 +64,7 @@ def load_state(
     FileNotFoundError if there is none, ValueError if it was begun with other settings or is
     damaged; then nothing has been put anywhere.
     """
-    file = out / STATE
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: nothing to resume; leave --resume out to begin")
+    file = find_state(out)
     step, kept, tensors = read_state(file)
     for key, value in settings.items():
         if kept.get(key) != str(value):

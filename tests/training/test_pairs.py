@@ -1,0 +1,108 @@
+"""Pairs to learn from: all mistakes of a set told at once, from headers; a few pixels at a time."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from tinybridge.training import pairs
+
+
+def picture(file: Path, width: int = 40, height: int = 40) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), "grey").save(file)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Four good pairs."""
+    for side in ("degraded", "clean"):
+        for name in ("a.png", "b.jpg", "c.png", "d.png"):
+            picture(tmp_path / side / name)
+    return tmp_path
+
+
+def faults(path: Path, side: int = 32, frames: int = 1, video: bool = False) -> list[str]:
+    with pytest.raises(ExceptionGroup) as caught:
+        pairs.find_files(path, None, side, frames, video)
+    lines = [str(error) for error in caught.value.exceptions]
+    assert all("\n" not in line for line in lines)
+    return lines
+
+
+def test_a_good_set_is_found(folder):
+    assert len(pairs.find_files(folder, None, 32, 1, False)) == 4
+
+
+def test_every_kind_of_mistake_is_told_in_one_go(folder):
+    picture(folder / "clean/a.png", 41, 40)
+    (folder / "clean/c.png").unlink()
+    (folder / "degraded/d.png").write_bytes(b"\x89PNG\r\n")
+    picture(folder / "degraded/e.png", 40, 31)
+    picture(folder / "clean/e.png", 40, 31)
+    wanted = {
+        "a.png": "40x40 but its pair .*41x40",
+        "c.png": "no file has its name",
+        "d.png": "not a",
+        "e.png": "use --size 31",
+    }
+    found = faults(folder)
+    assert len(found) == 4
+    for line, (name, words) in zip(found, wanted.items(), strict=True):
+        with pytest.raises(ValueError, match=f"degraded/{name}.*{words}"):
+            raise ValueError(line)
+
+
+def test_no_pixel_is_decoded_for_it(folder, monkeypatch):
+    picture(folder / "clean/a.png", 41, 40)
+    picture(folder / "clean/b.jpg", 41, 40)
+    monkeypatch.setattr(Image.Image, "load", None)  # would fail if called
+    assert len(faults(folder)) == 2
+
+
+def test_of_many_mistakes_ten_are_named_and_the_others_counted(folder):
+    for k in range(14):
+        picture(folder / f"degraded/{k}.png")
+    found = faults(folder)
+    assert len(found) == 11 and found[-1] == f"{folder}: 4 more of 18 pairs cannot be learned from"
+    assert all("no file has its name" in line for line in found[:10])
+
+
+def test_one_mistake_is_an_error_of_its_own(folder):
+    picture(folder / "clean/a.png", 41, 40)
+    with pytest.raises(ValueError, match=r"a\.png is 40x40 but its pair"):
+        pairs.find_files(folder, None, 32, 1, False)
+
+
+def test_clips_are_compared_by_length_too(tmp_path):
+    for name, frames in {"a": (5, 5), "b": (5, 6), "c": (4, 4)}.items():
+        for side, count in zip(("degraded", "clean"), frames, strict=True):
+            for t in range(count):
+                picture(tmp_path / side / name / f"{t}.png")
+    longer, short = faults(tmp_path, frames=5, video=True)
+    assert "have 5 and 6 frames" in longer
+    assert "4 frames, fewer than 5: use fewer frames" in short
+
+
+@pytest.mark.parametrize("shape", [(768, 3, 64, 64), (3, 3, 1024, 1024), (2, 3, 33, 480, 480)])
+def test_a_large_pair_is_encoded_a_few_crops_at_once(shape):
+    """Their number grows with the file; what goes through the autoencoder together does not."""
+    seen = []
+
+    def encode(pixels):
+        seen.append(pixels.shape)
+        return torch.zeros(len(pixels), 1)
+
+    crops = torch.zeros(1).expand(shape)
+    latents = pairs.encode(SimpleNamespace(encode=encode), crops)
+    assert len(latents) == len(crops) == sum(part[0] for part in seen)
+    limit = max(2**20, crops[0, 0].numel())
+    assert all(part[0] * torch.Size(part[2:]).numel() <= limit for part in seen)
+
+
+def test_the_order_of_crops_is_kept():
+    crops = torch.arange(500.0).view(-1, 1, 1, 1).expand(-1, 3, 64, 64)
+    model = SimpleNamespace(encode=lambda pixels: pixels[:, :1, :1, :1])
+    assert torch.equal(pairs.encode(model, crops).flatten(), torch.arange(500.0))
