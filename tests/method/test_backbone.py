@@ -238,7 +238,7 @@ def test_encoders_are_never_loaded_again_for_the_same_text(folder, monkeypatch, 
     assert len(list(cache.iterdir())) == 2
     (folder / "tokenizer" / ".cache").mkdir()  # as download tools leave it
     moved = folder.rename(folder.with_name("moved"))
-    monkeypatch.setattr("tinybridge.checkpoints.backbones.flux_text", never)
+    monkeypatch.setattr("tinybridge.checkpoints.conditioning.flux_text", never)
     for text, expected in (("", first), ("red hills", asked)):
         again = weights.load_backbone("flux", moved, text=text)
         assert torch.equal(again.context, expected.context)
@@ -258,7 +258,7 @@ def test_other_encoder_files_are_computed_again(folder, cache, monkeypatch, file
     else:
         make.write_tokenizers(folder, "other words entirely, and some more of them here")
     os.utime(folder / file, ns=(stamp, stamp))  # as unpacking an archive does
-    monkeypatch.setattr("tinybridge.checkpoints.backbones.flux_text", never)
+    monkeypatch.setattr("tinybridge.checkpoints.conditioning.flux_text", never)
     with pytest.raises(AssertionError, match="encoder"):
         weights.load_backbone("flux", folder)
 
