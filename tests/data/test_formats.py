@@ -250,3 +250,12 @@ def test_postscript_is_not_run(tmp_path):
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a\.png: not a picture that can be read"):
         pictures.read(tmp_path / "a.png")
+
+
+def test_headers_are_read_without_decoding(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(png(RGB, 2, (b"tEXt", b"Title\0mine")))
+    (tmp_path / "b.tif").write_bytes(encoded(Image.fromarray(RGB), "TIFF"))
+    (tmp_path / "c.jpg").write_bytes(encoded(Image.fromarray(RGB), "JPEG"))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    for name, unread in (("a.png", ["texts"]), ("b.tif", []), ("c.jpg", [])):
+        assert formats.header(tmp_path / name) == ((4, 6), unread)

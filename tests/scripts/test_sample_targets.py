@@ -48,3 +48,22 @@ def test_numbers_are_of_the_file_that_was_written(folder, tmp_path):
         made, clean = (frames_of(tmp_path / place / name) for place in ("out", "gt"))
         assert float(row["psnr"]) == pytest.approx(psnr(made[None], clean[None]).item(), abs=0.01)
     assert rows.keys() == {"a.mp4", "b.gif"}
+
+
+def test_clips_below_a_folder_and_those_that_are_there(folder, tmp_path, capsys):
+    write_video(tmp_path / "in/a.mp4", 3, 20, 28, sound=False)
+    write_frames(tmp_path / "in/day/walk", 2)
+    Image.fromarray(drawn(1, 20, 28)[0]).convert("L").save(tmp_path / "in/day/walk/000.png")
+    out = tmp_path / "out"
+    flags = ["--input", tmp_path / "in", "--out", out, "--recursive"]
+    assert run(folder, *flags) == 0
+    assert "walk: not kept: grey, it becomes RGB" in capsys.readouterr().out
+    made = {out / "a.mp4", out / "day/walk/000.png", out / "day/walk/001.png"}
+    assert {file for file in out.rglob("*") if file.is_file()} == made
+    whole = (out / "day/walk/001.png").read_bytes()
+    (out / "day/walk/001.png").write_bytes(whole[:60])
+    before = (out / "a.mp4").stat().st_mtime_ns
+    assert run(folder, *flags, "--skip-existing") == 0
+    assert "2 of 2 clips restored" in (told := capsys.readouterr().out) and ", 1 of them" in told
+    assert (out / "a.mp4").stat().st_mtime_ns == before
+    assert (out / "day/walk/001.png").read_bytes() == whole

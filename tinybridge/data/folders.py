@@ -10,17 +10,20 @@ from pathlib import Path
 from torch import Tensor
 
 from tinybridge.data import formats, pictures
-from tinybridge.data.clip import Clip, differs
+from tinybridge.data.clip import Clip, differs, notes
 
 
 def probe(path: Path) -> Clip:
     """Only the headers are read. ValueError if one cannot be, or the sizes differ."""
     files = pictures.pictures(path)
-    sizes = [formats.size(file) for file in files]
-    for file, size in zip(files, sizes, strict=True):
-        if size != sizes[0]:
-            raise ValueError(differs(file, size, files[0], sizes[0]))
-    return Clip(path, sizes[0], len(files), None, "pictures")
+    first, _ = formats.header(files[0])
+    lost: dict[str, None] = {}
+    for file in files:
+        size, unread = formats.header(file)
+        lost |= dict.fromkeys(unread)
+        if size != first:
+            raise ValueError(differs(file, size, files[0], first))
+    return Clip(path, first, len(files), None, "pictures", notes=notes(path, None, (), list(lost)))
 
 
 def frames(path: Path) -> Iterator[Tensor]:

@@ -76,18 +76,25 @@ def opened(path: Path, most: int = LARGEST) -> Iterator[Image.Image]:
 def orientation(image: Image.Image) -> int:
     """How it must be turned to stand upright, 1 to 8; 1 if its EXIF data cannot be read."""
     try:
-        said = image.getexif().get(ORIENTATION, 1)
+        # PNG's own getexif would decode the picture to look for EXIF behind it.
+        said = Image.Image.getexif(image).get(ORIENTATION, 1)
     except Exception:  # EXIF as cameras and editors leave it must not cost the picture
         return 1
     return said if said in range(1, 9) else 1
 
 
-def size(path: Path) -> tuple[int, int]:
-    """(H, W) upright, from the header. Errors as of `opened`."""
+def header(path: Path) -> tuple[tuple[int, int], list[str]]:
+    """(H, W) upright and what is `unread`, nothing being decoded. Errors as of `opened`."""
     with opened(path) as image:
         W, H = image.size
         turned = image.format == "TIFF"  # pillow turns these by itself, their size as well
-        return (W, H) if orientation(image) > 4 and not turned else (H, W)
+        sideways = orientation(image) > 4 and not turned
+        return (W, H) if sideways else (H, W), unread(image)
+
+
+def size(path: Path) -> tuple[int, int]:
+    """(H, W) upright, from the header. Errors as of `opened`."""
+    return header(path)[0]
 
 
 # ---- what the numbers mean ---------------------------------------------------------------------
@@ -203,7 +210,7 @@ def unread(image: Image.Image) -> list[str]:
         lost.append(f"a colour profile of {colour_space(profile) or 'no'} colours")
     names = {"exif": "EXIF", "xmp": "XMP", "photoshop": "IPTC", "comment": "comment"}
     lost += [name for key, name in names.items() if image.info.get(key)]
-    if getattr(image, "text", None):
+    if image.format == "PNG" and any(isinstance(value, str) for value in image.info.values()):
         lost.append("texts")
     if image.info.get("aspect") not in (None, (1, 1)):
         lost.append("the pixels' shape")
