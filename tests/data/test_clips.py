@@ -108,6 +108,12 @@ def test_folders_keep_names_formats_alpha_and_profiles(tmp_path):
     assert len(list(out.iterdir())) == 5
 
 
+def test_what_is_not_kept_of_frames_is_told(tmp_path):
+    path = folder(tmp_path / "walk")
+    Image.new("L", (36, 24), 99).save(path / "frame01.png")
+    assert clips.open_clip(path).notes == (f"{path}: not kept: grey, it becomes RGB",)
+
+
 def test_one_picture_is_a_clip_of_one_frame(tmp_path):
     path = folder(tmp_path / "a", 1) / "frame00.png"
     clip = clips.open_clip(path)

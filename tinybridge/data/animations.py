@@ -15,8 +15,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from tinybridge.data import pictures
-from tinybridge.data.clip import Clip, as_oserror, bounded, notes, to_bytes
+from tinybridge.data import formats, pictures
+from tinybridge.data.clip import Clip, as_oserror, notes, to_bytes
 
 FORMATS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
 ROOM = 2**32  # bytes that the frames of one animation may take
@@ -27,9 +27,9 @@ def moves(path: Path) -> bool:
     if path.suffix.lower() not in FORMATS:
         return False
     try:
-        with Image.open(path) as image:
+        with formats.opened(path) as image:
             return image.format in FORMATS.values() and getattr(image, "is_animated", False)
-    except pictures.UNREADABLE:
+    except ValueError:
         return False
 
 
@@ -37,14 +37,15 @@ def _images(path: Path) -> Iterator[tuple[Image.Image, dict[str, Any]]]:
     """The frames as they are seen, RGB, each with what pillow knows of it."""
     k = 0
     try:
-        with Image.open(path) as image:
-            for k in range(image.n_frames):
+        with formats.opened(path) as image:
+            for k in range(getattr(image, "n_frames", 1)):
                 image.seek(k)
                 image.load()
                 info = dict(image.info, clear=image.has_transparency_data)
                 yield image.convert("RGB"), info
-    except (*pictures.UNREADABLE, IndexError) as error:
-        raise ValueError(f"{path}: breaks off after {k} frames ({error})") from None
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: breaks off after {k} frames: {reason}") from None
 
 
 def frames(path: Path) -> Iterator[Tensor]:
@@ -55,29 +56,21 @@ def frames(path: Path) -> Iterator[Tensor]:
 
 def probe(path: Path) -> Clip:
     """All frames are decoded, if their number and size allow it. ValueError in one line."""
-    n, H, W = _extent(path)
-    bounded(path, H, W)
+    with formats.opened(path) as image:
+        n, (W, H) = getattr(image, "n_frames", 1), image.size
+        tags = formats.stored_as(path, image)
     if 3 * n * H * W > ROOM:
         raise ValueError(f"{path}: {n} frames of {W}x{H} are too many; convert it to a video first")
-    durations, clear, loop = [], False, None
+    durations, clear, info = [], False, {}
     for _, info in _images(path):
         durations.append(round(info.get("duration") or 0))
-        clear, loop = clear or info["clear"], info.get("loop")
+        clear = clear or info["clear"]
     whole = sum(durations)
     times = tuple(itertools.accumulate(durations, initial=0))
     rate = Fraction(1000 * n, whole) if whole else None
+    tags |= {name: info[name] for name in ("loop", "icc_profile") if name in info}
     told = notes(path, rate, times, ["transparency"] if clear else [])
-    tags = {} if loop is None else {"loop": loop}
     return Clip(path, (H, W), n, rate, "animation", times, Fraction(1, 1000), told, tags)
-
-
-def _extent(path: Path) -> tuple[int, int, int]:
-    """Number of frames, H and W, from the headers."""
-    try:
-        with Image.open(path) as image:
-            return image.n_frames, image.height, image.width
-    except pictures.UNREADABLE as error:
-        raise ValueError(f"{path}: not an animation that can be read ({error})") from None
 
 
 class AnimationWriter:
@@ -96,7 +89,7 @@ class AnimationWriter:
     def finish(self) -> None:
         durations = [late - early for early, late in itertools.pairwise(self.like.times)]
         first, *more = self.images
-        told = {"duration": durations, "quality": 95, **self.like.tags}
+        told = {"duration": durations, **formats.fine(self.format), **self.like.tags}
         with as_oserror(self.path):
             first.save(self.scratch, self.format, save_all=True, append_images=more, **told)
 
