@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinybridge.data import scenes
+from tinybridge.data import degradations, scenes
 
 
 def clip(seed: int, size: int = 64, frames: int = 9) -> tuple[np.ndarray, np.ndarray, str]:
@@ -28,9 +28,9 @@ def clip(seed: int, size: int = 64, frames: int = 9) -> tuple[np.ndarray, np.nda
 def degrade(
     pictures: np.ndarray, depths: np.ndarray, kind: str, severity: float, seed: int
 ) -> np.ndarray:
-    """`scenes.degrade` of every frame of a clip [T, 3, H, W] with depths [T, H, W], in motion."""
+    """`degradations.degrade` of every frame of a clip [T, 3, H, W], depths [T, H, W]."""
     frames = enumerate(zip(pictures, depths, strict=True))
-    return np.stack([scenes.degrade(p, d, kind, severity, seed, k) for k, (p, d) in frames])
+    return np.stack([degradations.degrade(p, d, kind, severity, seed, k) for k, (p, d) in frames])
 
 
 def pairs(
