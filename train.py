@@ -28,7 +28,7 @@ from tqdm import tqdm
 import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
-from tinybridge.data import scenes
+from tinybridge.data import degradations
 from tinybridge.data.outputs import keep_apart
 from tinybridge.data.sheet import sheet
 from tinybridge.data.tables import save_table
@@ -107,9 +107,9 @@ def run(flags: argparse.Namespace) -> None:
         if flags.data.is_file():
             read.append(flags.data)
         keep_apart([flags.out / name for name in WRITTEN], read)
-    elif flags.degradation not in scenes.KINDS:
+    elif flags.degradation not in degradations.KINDS:
         raise ValueError(
-            f"--degradation {flags.degradation}: choose one of {', '.join(scenes.KINDS)}"
+            f"--degradation {flags.degradation}: choose one of {', '.join(degradations.KINDS)}"
         )
     if flags.resume:
         run_state.find_state(flags.out)
@@ -174,7 +174,8 @@ def parse_flags(argv: list[str] | None) -> argparse.Namespace:
     add("--backbone", choices=("flux", "wan"), required=True)
     add("--weights", type=Path, help="folder of an official checkpoint; default: bundled tiny one")
     add("--data", type=Path, help="folder with degraded/ and clean/, or a JSON list of pairs")
-    add("--degradation", help=f"{', '.join(scenes.KINDS)} (default haze); with --data: which rows")
+    drawn = ", ".join(degradations.KINDS)
+    add("--degradation", help=f"{drawn} (default haze); with --data: which rows")
     add("--bridge", choices=tuple(bridge.BRIDGES), default="desired")
     add("--space", choices=loop.SPACES, default="embedding")
     add("--steps", type=int, help="default 300; 150 for the tiny WAN")

@@ -31,7 +31,7 @@ import train
 import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
-from tinybridge.data import scenes
+from tinybridge.data import degradations
 from tinybridge.metrics import measures
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restoration import restore
@@ -112,7 +112,7 @@ class Lab:
         self.title = (path.name if path else f"tiny {name}") + (f" {files.stem}" if files else "")
         _, self.rates, size = train.DEFAULTS[name, path is not None]
         self.side, self.frames = parse_size(size, size)
-        self.found, self.kinds = [], tuple(scenes.KINDS)
+        self.found, self.kinds = [], degradations.KINDS
         if files is not None:
             self.found = find_files(files, None, self.side, self.frames, self.backbone.video)
             self.kinds = tuple(sorted({pair.degradation for pair in self.found}))

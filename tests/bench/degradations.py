@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import weights
-from tinybridge.data import moving_scenes, scenes
+from tinybridge.data import degradations, moving_scenes, scenes
 from tinybridge.data.sheet import sheet
 from tinybridge.prompt import Prompt
 from tinybridge.restoration import restore
@@ -51,7 +51,7 @@ def columns_of(name: str) -> tuple[list[torch.Tensor], list[str]]:
     """Columns of the sheet, each [rows, 3, 64, 64 or 192], and a label for every row."""
     backbone = weights.load_backbone(name)
     columns, labels = [[] for _ in range(4)], []
-    for kind in scenes.KINDS:
+    for kind in degradations.KINDS:
         if backbone.video:
             degraded, clean = moving_scenes.pairs(kind, SHOWN[:1])
         else:
@@ -71,7 +71,7 @@ def main() -> None:
     heads = ["PSNR, dB / SSIM", "degraded", "frozen model, no prompt", "restored", "gain"]
     heads += ["change: the three / clean"] * (name == "wan") + ["time"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for kind in scenes.KINDS:
+    for kind in degradations.KINDS:
         began = time.perf_counter()
         found = measure(name, kind)
         lines.append(row(kind, found, time.perf_counter() - began))

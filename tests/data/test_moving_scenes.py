@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinybridge.data import moving_scenes, scenes
+from tinybridge.data import degradations, moving_scenes, scenes
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_haze_and_blur_are_steady_and_noise_is_new_in_every_frame():
     assert np.abs(alike[np.triu_indices(3, 1)]).max() < 0.05
 
 
-@pytest.mark.parametrize("kind", scenes.KINDS)
+@pytest.mark.parametrize("kind", degradations.KINDS)
 def test_pairs_of_clips_are_the_pairs_of_pictures_in_motion(kind):
     degraded, clean = moving_scenes.pairs(kind, [1, 2], 32, 5)
     assert degraded.shape == clean.shape == (2, 3, 5, 32, 32)

@@ -8,10 +8,10 @@ landscapes, still or moving, of which a share is degraded, as those of the web a
 captions name the degradation. Nothing here knows of restoration, and the model code knows nothing
 of this file. Four stages, each leaving its result in --work:
 
-1. pictures of `scenes`, clips of `clips`, captions;  2. tokenizers: a sentencepiece unigram model
-for T5 and UMT5, byte pairs for CLIP;  3. the autoencoder (squared error + a small Kullback-Leibler
-term);  4. the transformer and its text encoders together (velocity loss, timesteps logit-normal,
-10 % empty captions, moving average). Stages 3 and 4: recipes.py, trained by pretrain.py.
+1. pictures and clips of `scenes` and `moving_scenes`, captions;  2. tokenizers: a sentencepiece
+unigram model for T5 and UMT5, byte pairs for CLIP;  3. the autoencoder (squared error + a small
+Kullback-Leibler term);  4. the transformer and its text encoders together (velocity loss, timesteps
+logit-normal, 10 % empty captions, moving average). Stages 3 and 4: recipes.py, with pretrain.py.
 
 Scene seeds begin at 10,000,000: `train.py` and its evaluation use smaller ones.
 Letters as elsewhere: T frames, C channels, H W size, L text tokens.
@@ -35,12 +35,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tinybridge.data import moving_scenes, scenes
+from tinybridge.data import degradations, moving_scenes, scenes
 from tinybridge.text.encoders import T5Config
 from tinybridge.text.tokenizers import ClipTokens, T5Tokens
 from tinybridge.tiny import pretrain, recipes
 
 FIRST_SEED = 10_000_000
+SAID = {  # the degradations that the bundled models have seen, and what a caption calls them
+    "haze": "haze",
+    "rain": "rain",
+    "snow": "snow",
+    "blur": "blurry",
+    "lowlight": "dark",
+}
 
 # ---- 1. pictures and captions ------------------------------------------------------------------
 
@@ -49,7 +56,7 @@ def web_picture(seed: int) -> tuple[np.ndarray, str]:
     """One captioned picture [3, H, W] uint8 as the web has them."""
     s = scenes.scene(seed)
     kind, severity, caption = as_found(seed, s.caption)
-    picture = scenes.degrade(s.picture, s.depth, kind, severity, seed) if kind else s.picture
+    picture = degradations.degrade(s.picture, s.depth, kind, severity, seed) if kind else s.picture
     return (picture * 255).round().astype(np.uint8), caption
 
 
@@ -65,9 +72,9 @@ def as_found(seed: int, caption: str) -> tuple[str | None, float, str]:
     """Degradation, severity, caption: four in ten are degraded, half of those captions say so."""
     rng = np.random.default_rng([seed, 7])
     if rng.random() < 0.4:
-        kind, severity = rng.choice(scenes.KINDS), rng.uniform(0.1, 1)
+        kind, severity = rng.choice(list(SAID)), rng.uniform(0.1, 1)
         named = rng.random() < 0.5
-        return kind, severity, f"{scenes.NAMES[kind]}, {caption}" if named else caption
+        return kind, severity, f"{SAID[kind]}, {caption}" if named else caption
     return None, 0.0, f"clear, {caption}" if rng.random() < 0.3 else caption
 
 
