@@ -16,7 +16,7 @@ from tests.oracles.wan_vae import autoencoder, small
 from tinybridge import bridge as bridges
 from tinybridge.backbone import Backbone
 from tinybridge.bridge import grid_wan
-from tinybridge.checkpoints import backbones
+from tinybridge.checkpoints import conditioning
 from tinybridge.prompt import Prompt
 from tinybridge.restoration import restore
 from tinybridge.text.tokenizers import T5Tokens
@@ -180,7 +180,7 @@ def test_text_rows_are_umt5s_with_its_mask_then_zeros(folder, monkeypatch):
         assert context.shape == (1, LENGTH, 24)
         assert error(context[:, :count], want) < 1e-5
         assert (context[:, count:] == 0).all()
-    monkeypatch.setattr(backbones, "wan_text", None)  # neither text is encoded again
+    monkeypatch.setattr(conditioning, "wan_text", None)  # neither text is encoded again
     assert torch.equal(weights.load_backbone("wan", folder, text=text).context, context)
 
 
