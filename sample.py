@@ -31,8 +31,8 @@ from tinybridge.data.outputs import is_whole, keep_apart
 from tinybridge.data.tables import add_row, save_table
 from tinybridge.metrics import Score, format_measures
 from tinybridge.prompt import Prompt, agreed
-from tinybridge.restoration import pick_device, restore
-from tinybridge.stream import Windows, restore_stream
+from tinybridge.restoration import Windows, restore, restore_stream
+from tinybridge.training.machine import pick_device
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} frames [{elapsed}<{remaining}]"
 MEASURES = "psnr_degraded ssim_degraded psnr ssim"  # columns of metrics.csv
@@ -90,10 +90,15 @@ def restore_clip(
             done = latent_frames * backbone.vae.time_stride
             bar.update(min(done, bar.total - bar.n))
 
-        frames = clips.read(clip)
-        for chunk in restore_stream(backbone, prompts, frames, progress=progress, **options):
+        frames, cuts = clips.read(clip), []
+        options |= {"progress": progress, "on_cut": cuts.append}
+        for chunk in restore_stream(backbone, prompts, frames, **options):
             for frame in finite(job, chunk, "frame").unbind(1):  # [3, H, W]
                 out.write(frame)
+    if cuts:
+        some = ", ".join(map(str, cuts[:5])) + ", ..." * (len(cuts) > 5)
+        counted = f"{len(cuts)} scene cut{'s' * (len(cuts) > 1)}"
+        tqdm.write(f"{shown(job.file)}: {counted} (frame {some}), each shot restored by itself")
 
 
 def finite(job: Job, pixels: Tensor, kind: str) -> Tensor:

@@ -34,9 +34,10 @@ from tinybridge.data.sheet import sheet
 from tinybridge.data.tables import save_table
 from tinybridge.metrics import measures, psnr
 from tinybridge.prompt import Prompt, Tokens
-from tinybridge.restoration import out_of_memory, pick_device, restore
+from tinybridge.restoration import restore
 from tinybridge.training import loop, run_state
 from tinybridge.training.loop import Settings
+from tinybridge.training.machine import out_of_memory, pick_device
 from tinybridge.training.pairs import Pairs, drawn_pairs, file_pairs, find_files, parse_size
 from tinybridge.training.processes import processes
 

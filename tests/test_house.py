@@ -21,8 +21,7 @@ OURS = {  # room: the rooms that it may import
     "prompt": "",
     "metrics": "",
     "backbone": "bridge",
-    "restoration": "bridge",
-    "stream": "bridge",
+    "restoration": "bridge prompt metrics",
     "flux": "parts",
     "flux_vae": "parts",
     "wan": "parts",
@@ -38,6 +37,7 @@ SCRIPTS = ("weights", "train", "sample")
 THEIRS = {  # packages besides torch and the standard library
     "prompt": "safetensors",
     "text": "sentencepiece",
+    "restoration": "PIL",  # imported where a PIL image comes in, no sooner
     "data": "numpy PIL av",
     "checkpoints": "safetensors",
     "training": "safetensors tqdm",

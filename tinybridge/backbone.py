@@ -155,10 +155,13 @@ class Backbone:
         yield from self.vae.encode_chunks(filled(), self.tile)
 
     @torch.no_grad()
-    def decode_stream(self, latents: Iterable[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
+    def decode_stream(
+        self, latents: Iterable[Tensor], size: tuple[int, int] | None = None
+    ) -> Iterator[Tensor]:
         """`decode` of a latent in chunks [B, C, any, h, w]: one frame, then four at a time.
 
-        -> [B, 3, 1 or 4, H, W] with size (H, W); frames that `encode_stream` added stay.
+        -> [B, 3, 1 or 4, H, W], cut to size (H, W) if given; frames that `encode_stream` added
+        stay.
         """
         like = next(self.vae.parameters())
         for pixels in self.vae.decode_chunks((z.to(like) for z in latents), self.tile):
@@ -166,6 +169,7 @@ class Backbone:
 
     def padded(self, pixels: Tensor) -> Tensor:
         """Pixels in -1..1 for the autoencoder, whose sides are multiples of `stride`."""
+        check_pixels(pixels, self.video)
         bottom, right = (-side % self.stride for side in pixels.shape[-2:])
         margins = (0, right, 0, bottom, 0, 0)[: 2 * pixels.ndim - 4]
         pixels = F.pad(pixels.to(next(self.vae.parameters())), margins, mode="replicate")
@@ -278,6 +282,18 @@ class Backbone:
             raise ValueError(
                 "prompts in token space need the text encoder: load_backbone(keep_encoder=True)"
             )
+
+
+def check_pixels(pixels: Tensor, video: bool) -> None:
+    """ValueError unless they are floats in 0..1, pictures or clips."""
+    axes = "[B, 3, T, H, W]" if video else "[B, 3, H, W]"
+    if pixels.ndim != 4 + video or pixels.shape[1] != 3:
+        raise ValueError(f"pixels are {list(pixels.shape)}: {axes} is expected")
+    if not pixels.is_floating_point():
+        raise ValueError(f"pixels are {pixels.dtype}: floats in 0..1 are expected; divide by 255")
+    low, high = pixels.aminmax() if pixels.numel() else (0, 1)
+    if not (low >= -0.001 and high <= 1.001):  # NaN is neither
+        raise ValueError(f"pixels are {low:.3g} to {high:.3g}: 0..1 is expected")
 
 
 def is_tokens(prompt: object) -> bool:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 Time = Tensor | float
+Velocity = Callable[[Tensor, Tensor], Tensor]  # states [B, ...] and noise levels [B] -> as states
 
 # ---- the paths: t, t0 -> a, b, c, s ------------------------------------------------------------
 
@@ -87,6 +88,14 @@ BRIDGES = {
     "desired": Bridge("desired", desired, desired),
 }
 
+
+def find(name: str) -> Bridge:
+    """The bridge of that name. ValueError for an unknown one."""
+    if name not in BRIDGES:
+        raise ValueError(f"bridge {name!r} is not known; choose {', '.join(BRIDGES)}")
+    return BRIDGES[name]
+
+
 # ---- training ----------------------------------------------------------------------------------
 
 
@@ -144,6 +153,16 @@ def times(t0: float = 0.4, t_min: float = 1e-4, steps: int = 20) -> Tensor:
     return torch.linspace(t0, t_min, steps, dtype=torch.float64)
 
 
+def draw_noise(y: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Unit noise as latents y [B, C, h, w], or of clips [B, C, t, h, w] frame after frame.
+
+    So the noise of a clip's first frames does not depend on how many come after them.
+    """
+    frames = y.split(1, 2) if y.ndim == 5 else [y]
+    noise = [torch.randn(frame.shape, generator=generator, dtype=y.dtype) for frame in frames]
+    return (torch.cat(noise, 2) if y.ndim == 5 else noise[0]).to(y.device)
+
+
 def start(bridge: Bridge, y: Tensor, noise: Tensor, t0: Time = 0.4) -> Tensor:
     """The state at t0, where restoration starts: y [B, ...] with the noise that it takes there."""
     at = bridge.coefficients(t0, t0)
@@ -151,14 +170,16 @@ def start(bridge: Bridge, y: Tensor, noise: Tensor, t0: Time = 0.4) -> Tensor:
 
 
 def step(
-    bridge: Bridge, x: Tensor, x0_hat: Tensor, y: Tensor, noise: Tensor, t: Time, t_next: Time,
-    t0: Time,
+    bridge: Bridge, x: Tensor, x0_hat: Tensor, y: Tensor, noise: Tensor, t: Time,
+    t_next: Time | None, t0: Time,
 ) -> Tensor:  # fmt: skip
-    """From the state x [B, ...] at t, whose estimate is x0_hat, to the state at t_next.
+    """From the state x [B, ...] at t, whose estimate is x0_hat, to that at t_next; None: x0_hat.
 
     The estimate gives the noise that the state must hold, eps_hat; the next state is put together
     from both with the next time's coefficients. noise: what the state was started with.
     """
+    if t_next is None:
+        return x0_hat
     now, then = bridge.sampling(t, t0), bridge.sampling(t_next, t0)
     # Where the state holds no noise (ddbm at t0) any draw fits it.
     eps_hat = (x - now.a * x0_hat - now.b * y) / now.c if now.c > 0 else noise
@@ -170,7 +191,7 @@ def step(
 @torch.no_grad()
 def sample(
     bridge: Bridge,
-    velocity: Callable[[Tensor, Tensor], Tensor],
+    velocity: Velocity,
     y: Tensor,
     steps: int = 20,
     t0: float = 0.4,
@@ -180,15 +201,16 @@ def sample(
     progress: Callable[[Iterable], Iterable] = iter,
     callback: Callable[[int, Tensor, Tensor, Tensor], object] | None = None,
 ) -> Tensor:
-    """Restores y [B, ...] in `steps` calls of velocity; deterministic given `noise` (as y).
+    """Restores y [B, ...] in `steps` calls of velocity; deterministic given the noise.
 
-    For `desired` this is the authors' sampler, for `naive` the Euler method. progress: wraps the
+    For `desired` this is the authors' sampler, for `naive` the Euler method. noise: as y, None:
+    drawn by `draw_noise`. progress: wraps the
     steps, tqdm for instance. callback(k, t, x, x0_hat): is shown every step, the state x at t and
     the estimate that the model makes of it. ValueError for times that cannot be, see `times`.
     """
     ts = times(t0, t_min, steps)
     if noise is None:
-        noise = torch.randn(y.shape, generator=generator, dtype=y.dtype).to(y.device)
+        noise = draw_noise(y, generator)
     x = start(bridge, y, noise, ts[0])
     for k in progress(range(steps)):
         s = bridge.sampling(ts[k], t0).s
@@ -196,9 +218,9 @@ def sample(
         x0_hat = x - s * v
         if callback is not None:
             callback(k, ts[k], x, x0_hat)
-        if k + 1 < steps:
-            x = step(bridge, x, x0_hat, y, noise, ts[k], ts[k + 1], t0)
-    return x0_hat
+        t_next = ts[k + 1] if k + 1 < steps else None
+        x = step(bridge, x, x0_hat, y, noise, ts[k], t_next, t0)
+    return x
 
 
 # ---- what the model is told --------------------------------------------------------------------

@@ -1,9 +1,11 @@
-"""PSNR and SSIM of pictures and clips in 0..1, and how much a clip changes from frame to frame.
+"""PSNR and SSIM of pictures and clips in 0..1; how a clip changes, and where its shots begin.
 
-Letters: B batch, C channels, T frames, H W picture size.
+Letters: B batch, C channels, T n frames, H W picture size, h w thumbnail size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 import torch.nn.functional as F
@@ -129,3 +131,75 @@ def format_measures(row: dict[str, float]) -> str:
         change = (row[f"change{of}"] for of in ("_degraded", "", "_clean"))
         words += ", change {:.4f} -> {:.4f} (clean {:.4f})".format(*change)
     return words
+
+
+# ---- shots -------------------------------------------------------------------------------------
+
+SIGHT = 4  # frames on either side that a cut is judged by: what is over sooner is no shot
+
+
+def thumbnail(frame: Tensor) -> Tensor:
+    """A frame [3, H, W] in at most 8x8 cells, [3, h, w]: rain, snow and noise average out."""
+    H, W = frame.shape[-2:]
+    return F.adaptive_avg_pool2d(frame.float(), (min(8, H), min(8, W))).cpu()
+
+
+def begins_shot(thumbnails: Tensor, k: int) -> bool:
+    """Whether frame k of a clip's thumbnails [n, 3, h, w] is the first one after a cut.
+
+    Its change from the frame before must be 1.5 times any other change in sight: pans, rain and
+    fades change alike all the time, a flash changes twice. It must be a fifth of the frames' own
+    contrast, and half of it must stay as long as the eye sees: a flash that dies away does not.
+    """
+    first = max(0, k - SIGHT)
+    seen, k = thumbnails[first : k + SIGHT], k - first
+    changes = seen.diff(dim=0).abs().flatten(1).mean(1)  # [n - 1], of frame i + 1 from frame i
+    jump = changes[k - 1]
+    others = [*changes[: k - 1].tolist(), *changes[k:].tolist()]
+    stays = (seen[k:] - seen[k - 1]).abs().flatten(1).mean(1).min()
+    contrast = seen[k - 1 : k + 1].flatten(1).std(1).max().clamp(min=0.02)
+    alone = jump >= 1.5 * max(others, default=0.0)
+    return bool(alone and jump >= 0.2 * contrast and stays >= 0.5 * jump)
+
+
+def cuts(clip: Tensor) -> list[int]:
+    """The numbers of the frames of a clip [3, T, H, W] in 0..1 that begin a shot, but for 0."""
+    small = torch.stack([thumbnail(frame) for frame in clip.unbind(1)])  # [T, 3, h, w]
+    return [k for k in range(1, len(small)) if begins_shot(small, k)]
+
+
+def shots(clip: Tensor | Iterable[Tensor]) -> Iterator[tuple[int, Iterator[Tensor]]]:
+    """The shots of a clip [3, T, H, W], or of its chunks; each has its frames [3, 1, H, W].
+
+    With each comes the number of its first frame in the clip. Holds SIGHT frames. A shot's frames
+    must be taken before the next shot is asked for.
+    """
+    chunks = [clip] if isinstance(clip, Tensor) else clip
+    for first, marked in groupby(mark_shots(chunks), key=itemgetter(0)):
+        yield first, (frame for _, frame in marked)
+
+
+def mark_shots(chunks: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Frames [3, 1, H, W], each with the number of the frame that its shot begins with."""
+    held: list[Tensor] = []  # frames that wait for those after them
+    small: list[Tensor] = []  # thumbnails of at most SIGHT frames before them, and of them
+    number = first = 0  # of held[0], and of its shot
+
+    def judged() -> tuple[int, Tensor]:
+        nonlocal number, first
+        k = len(small) - len(held)  # of held[0] in `small`
+        if k > 0 and begins_shot(torch.stack(small), k):
+            first = number
+        if k == SIGHT:
+            small.pop(0)
+        number += 1
+        return first, held.pop(0)
+
+    for chunk in chunks:
+        for frame in chunk.split(1, 1):  # [3, 1, H, W]
+            held.append(frame)
+            small.append(thumbnail(frame[:, 0]))
+            if len(held) == SIGHT:
+                yield judged()
+    while held:
+        yield judged()

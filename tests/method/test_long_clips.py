@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from tinybridge import bridge as bridges
-from tinybridge import stream
-from tinybridge.stream import Windows, restore_stream, walk
+from tinybridge import restoration
+from tinybridge.prompt import Prompt
+from tinybridge.restoration import Windows, restore_stream, sample_windows
 
 STEPS = 4
+PROMPT = Prompt(torch.zeros(2, 3), torch.ones(1))
 
 
 def random(*shape, seed=0, dtype=torch.float32):
@@ -46,13 +48,14 @@ def literal(y, velocity, path, windows, steps=STEPS, t0=0.4):
             total[:, :, part] += w[:, None, None] * v
             weights[part] += w[:, None, None]
         x0_hat = x - path.sampling(t, t0).s * total / weights
-        if t_next is not None:
-            x = bridges.step(path, x, x0_hat, y, noise, t, t_next, t0)
-    return x0_hat
+        x = bridges.step(path, x, x0_hat, y, noise, t, t_next, t0)
+    return x
 
 
 def walked(y, velocity, path, windows, **options):
-    return torch.cat(list(walk(y.split(1, 2), velocity, path, windows, STEPS, **options)), 2)
+    return torch.cat(
+        list(sample_windows(y.split(1, 2), velocity, path, windows, STEPS, **options)), 2
+    )
 
 
 def close(a, b, tolerance=1e-5):
@@ -117,7 +120,7 @@ def test_windows_in_frames_of_the_clip():
 def peak(n, windows, steps=STEPS):
     """Most frames alive at once, and how far the source was pulled ahead of what came out."""
     alive, most, pulled, ahead = weakref.WeakSet(), 0, 0, 0
-    make = stream.Frame.__init__
+    make = restoration.Frame.__init__
 
     def counted(self, *args, **kwargs):
         nonlocal most
@@ -132,10 +135,10 @@ def peak(n, windows, steps=STEPS):
             yield torch.zeros(1, 1, 1, 2, 2)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream.Frame, "__init__", counted)
-        patch.setattr(stream.Frame, "__hash__", object.__hash__)
+        patch.setattr(restoration.Frame, "__init__", counted)
+        patch.setattr(restoration.Frame, "__hash__", object.__hash__)
         path = bridges.BRIDGES["desired"]
-        for out, _ in enumerate(walk(source(), velocity, path, windows, steps)):
+        for out, _ in enumerate(sample_windows(source(), velocity, path, windows, steps)):
             ahead = max(ahead, pulled - out)
     return most, ahead
 
@@ -157,7 +160,7 @@ def test_every_step_is_taken_as_soon_as_it_can_be():
         return 0 * x
 
     y, path = random(1, 1, 18, 2, 2), bridges.BRIDGES["desired"]
-    frames = walk(y.split(1, 2), logged, path, Windows(3, 1), STEPS)
+    frames = sample_windows(y.split(1, 2), logged, path, Windows(3, 1), STEPS)
     next(frames)
     assert order.count(STEPS - 1) == 1 and order.count(0) == STEPS  # a wavefront, not a sweep
     assert len(list(frames)) == 17
@@ -170,7 +173,7 @@ def test_every_step_is_taken_as_soon_as_it_can_be():
 class Fake:
     """A video model whose latent frame is the mean of its frames: time stride 4, space stride 2."""
 
-    window, device, dtype = 9, torch.device("cpu"), torch.float32
+    video, window, dtype = True, 9, torch.float32
     vae = SimpleNamespace(time_stride=4)
 
     def __init__(self):
@@ -192,10 +195,10 @@ class Fake:
         mean = torch.stack(held).mean(0)  # [3, 1, H, W]
         return torch.nn.functional.avg_pool2d(mean, 2)[None]
 
-    def decode_stream(self, latents, size):
+    def decode_stream(self, latents):
         for k, z in enumerate(latents):
             z = z.repeat_interleave(4 if k else 1, 2).repeat_interleave(2, 3)
-            yield z.repeat_interleave(2, 4)[..., : size[0], : size[1]].clamp(0, 1)
+            yield z.repeat_interleave(2, 4).clamp(0, 1)
 
     def prepare(self, prompts, levels):
         self.prepared.append((prompts, levels))
@@ -232,11 +235,11 @@ def test_no_frames_make_no_frames():
 def test_prompts_are_prepared_once_for_the_levels_of_the_path():
     backbone, clip = Fake(), torch.rand(3, 30, 4, 4)
     plain = torch.cat(list(restore_stream(backbone, [], [clip], steps=STEPS)), 1)
-    shown = torch.cat(list(restore_stream(backbone, ["p"], [clip], "ddbm", STEPS, 0.3)), 1)
+    shown = torch.cat(list(restore_stream(backbone, [PROMPT], [clip], "ddbm", STEPS, 0.3)), 1)
     (none, _), (prompts, levels) = backbone.prepared
     ts = bridges.times(0.3, steps=STEPS)
     path = bridges.BRIDGES["ddbm"]
-    assert none == [] and prompts == ["p"] and levels.dtype == torch.float32
+    assert none == [] and prompts == [PROMPT] and levels.dtype == torch.float32
     assert levels.tolist() == pytest.approx([path.sampling(t, 0.3).s.item() for t in ts])
     assert not torch.equal(plain, shown)
 

@@ -117,7 +117,7 @@ def test_several_prompts_are_the_mean_of_their_velocities(backbone, prompts, tmp
     pixels = torch.from_numpy(picture(32, 32)).permute(2, 0, 1)[None] / 255
 
     class Mean:  # the literal form: two forwards per step
-        encode, decode = backbone.encode, backbone.decode
+        encode, decode, video, dtype = backbone.encode, backbone.decode, False, backbone.dtype
 
         def prepare(self, prompts, levels):
             return prompts

@@ -18,7 +18,7 @@ from tinybridge import bridge
 from tinybridge.data import clips, pictures
 from tinybridge.metrics import psnr, ssim
 from tinybridge.prompt import Prompt
-from tinybridge.stream import restore_stream
+from tinybridge.restoration import restore_stream
 
 
 @pytest.fixture(scope="module")

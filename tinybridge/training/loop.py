@@ -28,8 +28,9 @@ from tinybridge.backbone import Backbone
 from tinybridge.data.tables import save_table
 from tinybridge.metrics import measures
 from tinybridge.prompt import Prompt, Tokens
-from tinybridge.restoration import out_of_memory, restore
+from tinybridge.restoration import restore
 from tinybridge.training import run_state
+from tinybridge.training.machine import out_of_memory
 from tinybridge.training.pairs import EVALUATION_SEED, FEW, Pairs
 from tinybridge.training.processes import deferred_signals, processes, stop_asked
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tinybridge.restoration import out_of_memory, pick_device
+from tinybridge.training.machine import out_of_memory, pick_device
 
 
 @pytest.mark.parametrize("there", [True, False])
