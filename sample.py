@@ -29,10 +29,10 @@ from tinybridge.data import clips, formats, pictures
 from tinybridge.data.jobs import Job, find_jobs, shown
 from tinybridge.data.outputs import is_whole, keep_apart
 from tinybridge.data.tables import add_row, save_table
-from tinybridge.metrics import Score, format_measures
+from tinybridge.metrics import Score, format_cuts, format_measures
 from tinybridge.prompt import Prompt, agreed
 from tinybridge.restoration import Windows, restore, restore_stream
-from tinybridge.training.machine import pick_device
+from tinybridge.training.machine import Terminated, pick_device, terminate
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} frames [{elapsed}<{remaining}]"
 MEASURES = "psnr_degraded ssim_degraded psnr ssim"  # columns of metrics.csv
@@ -96,9 +96,7 @@ def restore_clip(
             for frame in finite(job, chunk, "frame").unbind(1):  # [3, H, W]
                 out.write(frame)
     if cuts:
-        some = ", ".join(map(str, cuts[:5])) + ", ..." * (len(cuts) > 5)
-        counted = f"{len(cuts)} scene cut{'s' * (len(cuts) > 1)}"
-        tqdm.write(f"{shown(job.file)}: {counted} (frame {some}), each shot restored by itself")
+        tqdm.write(f"{shown(job.file)}: {format_cuts(cuts)}: each shot is restored by itself")
 
 
 def finite(job: Job, pixels: Tensor, kind: str) -> Tensor:
@@ -245,15 +243,6 @@ def run(flags: argparse.Namespace) -> int:
     was_there = f", {there} of them were there already" if there else ""
     print(f"{len(jobs) - failed} of {len(jobs)} {kind} restored to {flags.out}{was_there}")
     return failed
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM."""
-
-
-def terminate(number: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one does not disturb the tidying
-    raise Terminated
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,17 +20,10 @@ from torch import Tensor, nn
 from tinybridge.bridge import grid_flux, grid_wan
 
 
-class EmbeddingPrompt(Protocol):
-    """What enters the blocks, as prompt.Prompt."""
+class RawPrompt(Protocol):
+    """prompt.Prompt, with residual [L, D] and gates [n], or prompt.Tokens, with tokens [L, Dt]."""
 
-    residual: Tensor  # [L, D]
-    gates: Tensor  # [n]
-
-
-class TokenPrompt(Protocol):
-    """What the text encoder reads in the place of embedded words, as prompt.Tokens."""
-
-    tokens: Tensor  # [L, Dt]
+    space: str  # "embedding" or "token"
 
 
 class Prepared(Protocol):
@@ -49,9 +42,6 @@ class Contexts:
     @property
     def count(self) -> int:
         return len(self.rows)
-
-
-RawPrompt = EmbeddingPrompt | TokenPrompt
 
 
 @dataclass
@@ -160,8 +150,7 @@ class Backbone:
     ) -> Iterator[Tensor]:
         """`decode` of a latent in chunks [B, C, any, h, w]: one frame, then four at a time.
 
-        -> [B, 3, 1 or 4, H, W], cut to size (H, W) if given; frames that `encode_stream` added
-        stay.
+        -> [B, 3, 1 or 4, H, W] with size (H, W) if given; frames that `encode_stream` added stay.
         """
         like = next(self.vae.parameters())
         for pixels in self.vae.decode_chunks((z.to(like) for z in latents), self.tile):
@@ -197,10 +186,9 @@ class Backbone:
     def prepare(self, prompts: Sequence[RawPrompt], s_values: Tensor | None = None) -> Prepared:
         """What K prompts contribute at any picture and step, computed once: pass it as `prompt`.
 
-        prompts: on any device, as they are. s_values: the noise levels that `velocity` will be
-        called with, whose modulation is then computed once too; None leaves it to every call.
-        ValueError for prompts of two spaces, of another model's sizes, or of token space where the
-        encoder was not kept.
+        prompts: on any device. s_values: the noise levels that `velocity` will be called with,
+        whose modulation is then computed once too; None leaves it to every call. ValueError for
+        prompts of two spaces, of another model, or of token space where no encoder was kept.
         """
         spaces = {"token" if is_tokens(prompt) else "embedding" for prompt in prompts}
         if len(spaces) > 1:
@@ -254,10 +242,9 @@ class Backbone:
     # ---- token space ---------------------------------------------------------------------------
 
     def null_embeddings(self) -> Tensor:
-        """What the text encoder reads of the text that the model is told: [L, Dt] float32.
+        """What the text encoder reads of the null prompt, or the text told instead: [L, Dt] float32.
 
-        The null prompt's, unless the backbone was loaded with another text. ValueError where the
-        encoder was not kept.
+        ValueError where the encoder was not kept.
         """
         self.check_encoder()
         return self.encoder.shared(self.ids)[0].float()
@@ -297,7 +284,7 @@ def check_pixels(pixels: Tensor, video: bool) -> None:
 
 
 def is_tokens(prompt: object) -> bool:
-    """A prompt in token space; one in embedding space has residual and gates instead."""
+    """A prompt in token space; what else there is has no tokens."""
     return hasattr(prompt, "tokens")
 
 

@@ -168,6 +168,13 @@ def cuts(clip: Tensor) -> list[int]:
     return [k for k in range(1, len(small)) if begins_shot(small, k)]
 
 
+def format_cuts(frames: list[int]) -> str:
+    """Cuts in words: how many, and where the first five are."""
+    places = ", ".join(str(frame) for frame in frames[:5])
+    more = ", ..." if len(frames) > 5 else ""
+    return f"{len(frames)} scene {'cuts' if len(frames) > 1 else 'cut'} (frame {places}{more})"
+
+
 def shots(clip: Tensor | Iterable[Tensor]) -> Iterator[tuple[int, Iterator[Tensor]]]:
     """The shots of a clip [3, T, H, W], or of its chunks; each has its frames [3, 1, H, W].
 

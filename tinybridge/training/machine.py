@@ -1,4 +1,6 @@
-"""What this machine offers: its devices, and whether its memory was too small."""
+"""What this machine offers and says: its devices, too little memory, SIGTERM."""
+
+import signal
 
 import torch
 
@@ -22,3 +24,13 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+def terminate(number: int, frame: object) -> None:
+    """A handler of SIGTERM that ends the program as SIGINT would."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one does not disturb the tidying
+    raise Terminated
