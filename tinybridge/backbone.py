@@ -242,7 +242,7 @@ class Backbone:
     # ---- token space ---------------------------------------------------------------------------
 
     def null_embeddings(self) -> Tensor:
-        """What the text encoder reads of the null prompt, or the text told instead: [L, Dt] float32.
+        """What the text encoder reads of the null prompt, or the text told instead: [L, Dt].
 
         ValueError where the encoder was not kept.
         """
