@@ -62,10 +62,10 @@ def write_video(path: Path, n: int, height=36, width=52, rate=Fraction(24000, 10
     """H.264 with n frames, and AAC of about the same length beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as out:
-        picture = out.add_stream("libx264", rate=rate, options={"crf": "10", "preset": "ultrafast"})
+        tone = out.add_stream("aac", rate=44100, layout="mono") if sound else None  # comes first
+        picture = out.add_stream("libx264", rate=rate, options={"crf": "10", "preset": "veryfast"})
         picture.width, picture.height = width, height
         picture.pix_fmt = "yuv444p" if height % 2 + width % 2 else "yuv420p"
-        tone = out.add_stream("aac", rate=44100, layout="mono") if sound else None
         out.start_encoding()
         for array in drawn(n, height, width):
             out.mux(picture.encode(av.VideoFrame.from_ndarray(array, "rgb24")))
@@ -117,20 +117,24 @@ def test_a_video_keeps_its_frames_rate_size_and_sound(folder, tmp_path, n, heigh
 
 def test_a_folder_of_clips_of_every_kind(folder, tmp_path, capsys):
     source = tmp_path / "in"
-    for name in ("a.mov", "b.mkv"):
+    for name in ("a.mov", "b.mkv", "f.m4v", "older/not_entered.mp4"):
         write_video(source / name, 4, 20, 28, sound=False)
     write_frames(source / "c", 6)
     first, *more = (Image.fromarray(array) for array in drawn(5, 20, 28))
-    for name in ("d.gif", "e.webp"):
+    for name in ("d.gif", "e.webp", "g.png"):
         first.save(source / name, save_all=True, append_images=more, duration=80, loop=0)
+    first.save(source / "a.jpg")  # a clip's thumbnail
     assert run(folder, "--input", source, "--out", tmp_path / "out") == 0
     told = capsys.readouterr()
-    assert "5 of 5 clips restored" in told.out
+    assert "7 of 7 clips restored" in told.out
     assert told.out.splitlines()[0].endswith("cpu, windows of 9 frames that share 4")
-    for file in source.iterdir():
+    reasons = "a.jpg (a clip's thumbnail); older (folders: --recursive walks them)"
+    assert f"left out: {reasons}" in told.out
+    found = clips.clips(source)
+    for file in found:
         before, after = clips.open_clip(file), clips.open_clip(tmp_path / "out" / file.name)
         assert (before.size, before.frames, before.rate) == (after.size, after.frames, after.rate)
-    assert {f.name for f in (tmp_path / "out").iterdir()} == {f.name for f in source.iterdir()}
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {f.name for f in found}
     assert {f.name for f in (tmp_path / "out/c").iterdir()} == {f"00{k}.png" for k in range(6)}
 
 

@@ -47,28 +47,31 @@ def clips(path: Path) -> list[Path]:
 
 
 def left_out(path: Path) -> list[str]:
-    """What of a folder `clips` passes over though it looks like an input, each with the reason."""
+    """What of a folder `clips` passes over though it could be a clip, each with the reason."""
     return _sorted(path)[2] if path.is_dir() else []
 
 
 def _sorted(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
     """Clips, pictures, and what is left out, of a folder."""
-    found, stills, left = [], [], []
+    found, stills = [], []
     for item in pictures.listed(folder):
         suffix = item.suffix.lower()
         if item.is_dir():
-            inside = {file.suffix.lower() for file in pictures.listed(item)}
-            if inside & set(pictures.SUFFIXES):
-                found.append(item)
-            elif inside & set(container.MUXERS):
-                left.append(f"{item.name} (a folder; its clips are an --input of their own)")
+            found += [item] if _holds_pictures(item) else []
         elif suffix in (*container.MUXERS, ".gif") or animations.moves(item):
             found.append(item)
         elif suffix in pictures.SUFFIXES:
             stills.append(item)
     stems = {item.stem for item in found if item.suffix.lower() in container.MUXERS}
-    left += [f"{item.name} (a clip's thumbnail)" for item in stills if item.stem in stems]
+    left = [f"{item.name} (a clip's thumbnail)" for item in stills if item.stem in stems]
     return found, [item for item in stills if item.stem not in stems], left
+
+
+def _holds_pictures(folder: Path) -> bool:
+    try:
+        return any(file.suffix.lower() in pictures.SUFFIXES for file in pictures.listed(folder))
+    except OSError:  # a folder that must not be looked into
+        return False
 
 
 def open_clip(path: Path) -> Clip:
