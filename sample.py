@@ -29,7 +29,7 @@ from tinybridge.data import clips, formats, pictures
 from tinybridge.data.jobs import Job, find_jobs, shown
 from tinybridge.data.outputs import is_whole, keep_apart
 from tinybridge.data.tables import add_row, save_table
-from tinybridge.metrics import Score, format_cuts, format_measures
+from tinybridge.metrics import Score, format_cuts, format_measures, mean_row
 from tinybridge.prompt import Prompt, agreed
 from tinybridge.restoration import Windows, restore, restore_stream
 from tinybridge.training.machine import Terminated, pick_device, terminate
@@ -38,6 +38,7 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} frames [{elapsed}<{rema
 MEASURES = "psnr_degraded ssim_degraded psnr ssim"  # columns of metrics.csv
 CHANGES = " change_degraded change change_clean"  # of clips as well
 LARGE = 2**18  # pixels from which a picture gets a bar of its own
+MOST, TINY_MOST = 2**22, 2**20  # pixels of a picture that a model, and the tiny one, may see whole
 LEARNED = (64, 64)  # (H, W) of all that the bundled tiny models have seen
 
 # ---- one file ----------------------------------------------------------------------------------
@@ -189,7 +190,8 @@ def run(flags: argparse.Namespace) -> int:
         print(f"{head}, windows of {window} frames that share {shared}")
         one = partial(restore_clip, window=window, overlap=flags.overlap)
     else:
-        one = partial(restore_picture, most=flags.max_pixels)
+        most = flags.max_pixels or (MOST if flags.weights else TINY_MOST)
+        one = partial(restore_picture, most=most)
     (flags.out.parent if single else flags.out).mkdir(parents=True, exist_ok=True)
     if left_out:
         print(left_out)
@@ -236,12 +238,10 @@ def run(flags: argparse.Namespace) -> int:
         rows.append(row)
         tqdm.write(f"{shown(name)}: {format_measures(row)}")
     if rows:
-        shared = [name for name in rows[0] if all(name in row for row in rows)]
-        mean = {name: sum(row[name] for row in rows) / len(rows) for name in shared}
-        print(f"mean of {len(rows)}: {format_measures(mean)}; {table}")
-    kind = "clips" if video else "pictures"
+        print(f"mean of {len(rows)}: {format_measures(mean_row(rows))}; {table}")
+    done = f"{len(jobs) - failed} of {len(jobs)} {'clips' if video else 'pictures'} restored"
     was_there = f", {there} of them were there already" if there else ""
-    print(f"{len(jobs) - failed} of {len(jobs)} {kind} restored to {flags.out}{was_there}")
+    print(f"{done} to {flags.out}{was_there}")
     return failed
 
 
@@ -256,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--weights", type=Path, help="folder of an official checkpoint; default: bundled tiny one")
     add("--out", type=Path, default=Path("restored"), help="folder, or file name of one result")
     add("--skip-existing", action="store_true", help="leave what is in --out already and is whole")
-    add("--max-pixels", type=int, default=2**22, help="refuse larger pictures; default 4 million")
+    add("--max-pixels", type=int, help="refuse larger pictures; default 4 million, tiny model 1")
     add("--steps", type=int, default=20)
     add("--t0", type=float, help="flow time where restoration starts; default: the prompt's")
     add("--bridge", choices=tuple(bridge.BRIDGES), help="path to walk; default: the prompt's")

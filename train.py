@@ -30,6 +30,7 @@ from tinybridge import bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import degradations
 from tinybridge.data.outputs import keep_apart
+from tinybridge.data.pairs import left_out
 from tinybridge.data.sheet import sheet
 from tinybridge.data.tables import save_table
 from tinybridge.metrics import measures, psnr
@@ -108,6 +109,9 @@ def run(flags: argparse.Namespace) -> None:
         if flags.data.is_file():
             read.append(flags.data)
         keep_apart([flags.out / name for name in WRITTEN], read)
+        passed_over = left_out(flags.data, found, wan)
+        if passed_over and rank == 0:
+            print(passed_over)
     elif flags.degradation not in degradations.KINDS:
         raise ValueError(
             f"--degradation {flags.degradation}: choose one of {', '.join(degradations.KINDS)}"

@@ -121,6 +121,12 @@ class Score:
         return row
 
 
+def mean_row(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of several rows of measures, of those that all of them have."""
+    shared = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in shared}
+
+
 def format_measures(row: dict[str, float]) -> str:
     """Measures in words: before, after, and of clips also the clean clip's own."""
     words = (

@@ -207,3 +207,17 @@ def test_a_folder_may_be_called_like_a_list(tmp_path):
     touch(tmp_path / "x.json/degraded", "a.png")
     touch(tmp_path / "x.json/clean", "a.png")
     assert matched(tmp_path / "x.json") == {"a.png": "a.png"}
+
+
+def test_what_pairs_pass_over_is_said_in_one_line(tmp_path):
+    touch(tmp_path / "degraded", "a.png", "b.heic", ".DS_Store")
+    touch(tmp_path / "degraded/deep", "c.png")
+    touch(tmp_path / "clean", "a.png", "more.png", "film.mp4")
+    line = pairs.left_out(tmp_path, pairs.pairs(tmp_path))
+    assert line == (
+        "left out: degraded/.DS_Store (hidden); degraded/b.heic (no names of pictures); "
+        "degraded/deep (folders); clean/film.mp4 (clips: --backbone wan); "
+        "clean/more.png (no partner)"
+    )
+    touch(tmp_path / "all/degraded", "a.png"), touch(tmp_path / "all/clean", "a.jpg")
+    assert pairs.left_out(tmp_path / "all", pairs.pairs(tmp_path / "all")) == ""

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from tinybridge.data import clips, pairs, pictures
 from tinybridge.data.formats import SUFFIXES
+from tinybridge.data.left_out import one_line, passed_over_in, shown
 from tinybridge.data.outputs import free_place
 
 ANY_SUFFIX = dict.fromkeys((*SUFFIXES, *clips.SUFFIXES))
-SHOWN = 20  # names that a line has room for
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,6 @@ class Job:
         if isinstance(error, ValueError | OSError) and named:
             return line
         return f"{shown(self.file)}: {type(error).__name__}: {line}".removesuffix(": ")
-
-
-def shown(path: Path) -> str:
-    """A path that takes one line whatever its letters are: line breaks and the like are escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ def find_jobs(
             except ValueError as error:
                 clean, unmatched = None, str(error)
         jobs.append(Job(one.file, clean, place, one.fault, unmatched))
-    return jobs, _line(passed_over)
+    return jobs, one_line(passed_over)
 
 
 def _check_single(out: Path, found: list[Found], video: bool) -> None:
@@ -171,7 +166,8 @@ def _in_folder(
             name = Path(file.name) if file == folder else file.relative_to(folder)
             found[file] = Found(file, name)
         kept = pictures.pictures(place) if files == [place] else files
-        for reason, item in _left_out(place, set(kept), video, recursive):
+        folders = "" if recursive else "folders: --recursive walks them"
+        for reason, item in passed_over_in(place, set(kept), video, folders):
             passed_over.setdefault(reason, []).append(shown(item.relative_to(folder)))
     if not found:
         raise ValueError(f"{folder}: no {'clips' if video else 'pictures'} in it or below it")
@@ -184,40 +180,6 @@ def _walk(folder: Path, out: Path) -> Iterator[Path]:
     for item in pictures.listed(folder):
         if item.is_dir() and not item.is_symlink() and item.resolve() != out.resolve():
             yield from _walk(item, out)
-
-
-def _left_out(
-    folder: Path, kept: set[Path], video: bool, recursive: bool
-) -> Iterator[tuple[str, Path]]:
-    """Reason and place of everything in a folder that is not among `kept`."""
-    special = clips.left_out(folder) if video else []
-    for item in sorted(folder.iterdir()):
-        suffix = item.suffix.lower()
-        if item in kept:
-            continue
-        told = [text for text in special if text.startswith(f"{item.name} (")]
-        if item.name.startswith("."):
-            yield "hidden", item
-        elif told:
-            yield told[0].removeprefix(f"{item.name} (").removesuffix(")"), item
-        elif item.is_dir():
-            if not recursive:
-                yield "folders: --recursive walks them", item
-        elif not item.is_file():
-            yield "no files", item
-        elif not video and suffix in clips.SUFFIXES:
-            yield "clips: --backbone wan", item
-        else:
-            yield f"no names of {'clips' if video else 'pictures'}", item
-
-
-def _line(passed_over: dict[str, list[str]]) -> str:
-    """All that was left out in one line, "" if nothing was."""
-    parts = []
-    for reason, names in passed_over.items():
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        parts.append(f"{', '.join(names[:SHOWN])}{more} ({reason})")
-    return f"left out: {'; '.join(parts)}" if parts else ""
 
 
 # ---- targets -----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tinybridge.data import clips, formats, pictures
 from tinybridge.data.clip import differs
+from tinybridge.data.left_out import one_line, passed_over_in, shown
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,20 @@ def pairs(path: Path, degradation: str | None = None, video: bool = False) -> li
         except ValueError as error:
             found.append(Pair(file, None, degradation or "", str(error)))
     return found
+
+
+def left_out(path: Path, found: Sequence[Pair], video: bool = False) -> str:
+    """One line on what `pairs` passed over in DIR/degraded and DIR/clean, "" if nothing."""
+    if not path.is_dir():
+        return ""
+    taken = {pair.degraded for pair in found} | {pair.clean for pair in found}
+    passed_over: dict[str, list[str]] = {}
+    for folder in (side_folder(path, "degraded"), side_folder(path, "clean")):
+        if folder in taken:  # a clip itself
+            continue
+        for reason, item in passed_over_in(folder, taken, video):
+            passed_over.setdefault(reason, []).append(shown(item.relative_to(path)))
+    return one_line(passed_over)
 
 
 def side_folder(path: Path, name: str) -> Path:
