@@ -10,6 +10,7 @@ import ast
 import graphlib
 import re
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,9 @@ THEIRS = {  # packages besides torch and the standard library
     "train": "tqdm",
     "sample": "tqdm",
 }
+WINGS = {"parts", "text", "data", "checkpoints", "training", "tiny"}
 CEILING, CEILINGS = 300, dict.fromkeys(("flux", "flux_vae", "wan", "wan_vae"), 400)
+DENSITY, DENSITIES = 15, dict.fromkeys(("flux", "wan", "wan_vae"), 12.5)  # tokens a line of code
 
 PACKAGE = sorted(ROOT.glob("tinybridge/**/*.py"))
 CODE = [*PACKAGE, *sorted(ROOT.glob("*.py"))]
@@ -101,6 +104,13 @@ def module_of(name: str) -> str | None:
     return None
 
 
+def test_who_opens_the_folder_sees_the_paper():
+    shelf = {file.name for file in (ROOT / "tinybridge").iterdir()} - {"__pycache__"}
+    files = {f"{room}.py" for room in OURS.keys() - WINGS}
+    assert shelf == files | WINGS | {"__init__.py", "py.typed"}
+    assert {file.stem for file in ROOT.glob("*.py")} == set(SCRIPTS)
+
+
 @parametrize([file for file in CODE if room_of(file) != "__init__"])
 def test_a_room_imports_what_it_may(file):
     room = room_of(file)
@@ -139,6 +149,34 @@ def test_a_file_fits_in_one_reading(file):
     assert len(text.splitlines()) <= ceiling
     if text.strip() and file.name != "__init__.py":
         assert ast.get_docstring(ast.parse(text)), "a file begins by saying what it is"
+
+
+def density(file: Path) -> float:
+    """Tokens for each line that has one, docstrings and comments not counted."""
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    skipped |= {tokenize.ENCODING, tokenize.ENDMARKER}
+    said = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            said |= set(range(node.lineno, node.end_lineno + 1))
+    with file.open("rb") as stream:
+        tokens = [t for t in tokenize.tokenize(stream.readline) if t.type not in skipped]
+    lines = [token.start[0] for token in tokens if token.start[0] not in said]
+    return len(lines) / max(1, len(set(lines)))
+
+
+def test_the_measure_of_density(tmp_path):
+    text = (
+        '"""Said."""\n\nx = 1  # two\ndef f(a):\n    """Not code."""\n    return (a +\n        2)\n'
+    )
+    (tmp_path / "x.py").write_text(text)
+    assert density(tmp_path / "x.py") == (3 + 6 + 4 + 2) / 4
+
+
+@parametrize(CODE + sorted(ROOT.glob("notebooks/*.py")))
+def test_a_line_says_one_thing(file):
+    model = file.parent.name == "tinybridge" and room_of(file) in DENSITIES
+    assert density(file) <= (DENSITIES[room_of(file)] if model else DENSITY)
 
 
 @parametrize([file for file in CODE if file.name != "__init__.py"])
