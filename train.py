@@ -13,6 +13,7 @@ Letters: M held-out pairs, T frames, H W sides.
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -61,12 +62,17 @@ def report(
     out: Path, pairs: Pairs, settings: Settings, backbone: Backbone, prompt: Prompt | Tokens
 ) -> None:
     """Held-out measures, printed and as results.csv; the first pictures or clips as preview.png."""
-    walk = {"bridge": settings.bridge, "t0": settings.t0, "batch_size": settings.batch_size}
-    walk["progress"] = partial(tqdm, desc="evaluate", leave=False)
+    walk = partial(
+        restore,
+        bridge=settings.bridge,
+        t0=settings.t0,
+        batch_size=settings.batch_size,
+        progress=partial(tqdm, desc="evaluate", leave=False),
+    )
     shown = {
         "degraded": pairs.degraded,
-        "no prompt": restore(backbone, [], pairs.degraded, **walk),
-        "restored": restore(backbone, [prompt], pairs.degraded, **walk),
+        "no prompt": walk(backbone, [], pairs.degraded),
+        "restored": walk(backbone, [prompt], pairs.degraded),
     }
     judged = shown | ({"clean": pairs.clean} if backbone.video else {})
     rows = [{"picture": name} | measures(pixels, pairs.clean) for name, pixels in judged.items()]
@@ -105,7 +111,8 @@ def run(flags: argparse.Namespace) -> None:
     found, wan = [], flags.backbone == "wan"
     if flags.data is not None:
         found = find_files(flags.data, flags.degradation, side, frames, wan)
-        read = [file for pair in found for file in (pair.degraded, pair.clean)]
+        read = [pair.degraded for pair in found]
+        read += [pair.clean for pair in found if pair.clean is not None]
         if flags.data.is_file():
             read.append(flags.data)
         keep_apart([flags.out / name for name in WRITTEN], read)
@@ -238,5 +245,6 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that it cannot show must not end the run
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 import sample
 import train
 from tinybridge.data import pictures, scenes
 from tinybridge.data.pairs import crops
 from tinybridge.data.pairs import pairs as find_pairs
+from tinybridge.data.tables import load_table
 from tinybridge.metrics import psnr
 from tinybridge.prompt import Prompt
-from tinybridge.training import loop
+from tinybridge.training import loop, run_state
 from tinybridge.training import pairs as pairs_module
 
 ROOT = Path(__file__).parents[2]
@@ -38,19 +39,21 @@ def pairs(tmp_path_factory) -> Path:
     return folder
 
 
-def run(*flags: object, processes: int = 0) -> subprocess.CompletedProcess:
-    """train.py as a person starts it; processes: through torchrun."""
-    start = [sys.executable]
-    if processes:
-        start += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        start += ["--master-port", str(29500 + os.getpid() % 1000)]
-    command = [*start, "train.py", *map(str, flags)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+@pytest.fixture(scope="module")
+def whole(pairs, tmp_path_factory) -> tuple[list[str], Path]:
+    """Flags of a run, and the folder of one that was not stopped."""
+    out = tmp_path_factory.mktemp("whole")
+    flags = [*BASE, "--data", str(pairs), "--steps", "9", "--seed", "3"]
+    assert train.main([*flags, "--out", str(out)]) == 0
+    return flags, out
 
 
-def losses(out: Path) -> list[str]:
-    with (out / "log.csv").open(newline="") as file:
-        return [row["loss"] for row in csv.DictReader(file)]
+def rows_of(out: Path) -> list[dict]:
+    return load_table(out / "log.csv")
+
+
+def losses(out: Path) -> list[float]:
+    return [row["loss"] for row in rows_of(out)]
 
 
 def test_a_run_leaves_what_it_promises(pairs, tmp_path, capsys):
@@ -73,6 +76,9 @@ def test_a_run_leaves_what_it_promises(pairs, tmp_path, capsys):
 
     with (out / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    assert list(rows[0]) == loop.COLUMNS.split()
+    quarters = [[row[f"loss_t{k}"] for k in range(1, 5)] for row in rows]
+    assert all(any(row) for row in quarters)
     assert [int(row["step"]) for row in rows] == list(range(1, 13))
     for measure in ("psnr", "ssim", "val_loss"):
         assert [bool(row[measure]) for row in rows] == [False, True] * 6
@@ -89,15 +95,20 @@ def test_a_run_leaves_what_it_promises(pairs, tmp_path, capsys):
 
 
 def test_learning_helps_on_the_bundled_model(tmp_path, monkeypatch, capsys):
-    """Haze of drawn scenes, a fifth of the default budget: at least 3 dB above the input."""
-    monkeypatch.setattr(pairs_module, "SCENES", (512, 16))
+    """Haze of drawn scenes, a tenth of the default budget: at least 3 dB above the input."""
+    monkeypatch.setattr(pairs_module, "SCENES", (256, 8))
     out = tmp_path / "run"
-    assert train.main(["--backbone", "flux", "--steps", "60", "--out", str(out)]) == 0
+    assert train.main(["--backbone", "flux", "--steps", "30", "--out", str(out)]) == 0
     assert "drawn scenes (no --data), haze" in capsys.readouterr().out
     with (out / "results.csv").open(newline="") as file:
         quality = {row["picture"]: float(row["psnr"]) for row in csv.DictReader(file)}
     assert quality["restored"] > quality["degraded"] + 3
     assert quality["restored"] > quality["no prompt"] + 3
+
+
+def same_tensors(one: Path, two: Path) -> bool:
+    a, b = load_file(one), load_file(two)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def stop_in_step(monkeypatch, step: int, number: int) -> None:
@@ -113,9 +124,8 @@ def stop_in_step(monkeypatch, step: int, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_and_resumed_is_bit_for_bit_the_same(pairs, tmp_path, monkeypatch, capsys, number):
-    flags = [*BASE, "--data", str(pairs), "--steps", "9", "--seed", "3"]
-    assert train.main([*flags, "--out", str(tmp_path / "whole")]) == 0
+def test_stopped_and_resumed_is_bit_for_bit_the_same(whole, tmp_path, monkeypatch, capsys, number):
+    flags, untouched = whole
     with monkeypatch.context() as patch:
         stop_in_step(patch, 4, number)
         assert train.main([*flags, "--out", str(tmp_path / "cut")]) == 0
@@ -124,11 +134,9 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(pairs, tmp_path, monkeypatc
     assert len(losses(tmp_path / "cut")) == 5
     assert not (tmp_path / "cut/preview.png").exists()
     assert train.main([*flags, "--out", str(tmp_path / "cut"), "--resume"]) == 0
-    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert losses(tmp_path / "cut") == losses(untouched)
     for name in ("prompt.safetensors", "state.safetensors"):
-        whole, cut = (load_file(tmp_path / folder / name) for folder in ("whole", "cut"))
-        assert whole.keys() == cut.keys()
-        assert all(torch.equal(whole[key], cut[key]) for key in whole)
+        assert same_tensors(untouched / name, tmp_path / "cut" / name)
 
 
 def test_another_seed_is_another_run(pairs, tmp_path):
@@ -152,38 +160,82 @@ def test_every_bridge_is_learned_recorded_and_walked(bridge, pairs, tmp_path, ca
         assert f"{told} bridge from t0 0.4 in 2 steps" in capsys.readouterr().out
 
 
-def test_a_real_interrupt_ends_with_status_0(pairs, tmp_path):
-    flags = [*BASE, "--data", str(pairs), "--steps", "100000", "--out", str(tmp_path / "run")]
-    command = [sys.executable, "train.py", *flags]
+def test_a_finished_run_without_its_log_is_reported_again(whole, tmp_path, capsys):
+    flags, untouched = whole
+    for name in ("prompt.safetensors", "state.safetensors"):
+        (tmp_path / name).write_bytes((untouched / name).read_bytes())
+    assert train.main([*flags, "--resume", "--out", str(tmp_path)]) == 0
+    assert "held-out pictures" in capsys.readouterr().out
+    assert (tmp_path / "results.csv").read_bytes() == (untouched / "results.csv").read_bytes()
+    assert same_tensors(tmp_path / "prompt.safetensors", untouched / "prompt.safetensors")
+
+
+def test_the_loss_and_the_grid_are_chosen_and_recorded(pairs, tmp_path, monkeypatch, capsys):
+    out, used = tmp_path / "run", []
+    real = train.weights.load_backbone
+    keep = lambda *args, **options: used.append(real(*args, **options)) or used[-1]  # noqa: E731
+    monkeypatch.setattr(train.weights, "load_backbone", keep)
+    flags = [*BASE, "--data", str(pairs), "--steps", "1", "--out", str(out)]
+    assert train.main([*flags, "--loss", "velocity", "--no-grid"]) == 0
+    meta = Prompt.load(out / "prompt.safetensors").meta
+    assert (meta["loss"], meta["grid"], used[0].grid) == ("velocity", "false", False)
+    for other, words in (
+        (["--no-grid"], "begun with --loss velocity, now it is x0"),
+        (["--loss", "velocity"], "begun with --grid false, now it is true"),
+    ):
+        assert train.main([*flags, *other, "--resume"]) == 2
+        assert words in capsys.readouterr().err
+    assert train.main([*flags, "--out", str(tmp_path / "usual")]) == 0
+    assert used[-1].grid and losses(tmp_path / "usual") != losses(out)
+
+
+def test_a_real_process_is_stopped_by_sigterm(pairs, tmp_path):
+    """Among variables as clusters set them, into a folder whose name is not UTF-8."""
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run-\xe9"))
+    flags = [*BASE, "--data", str(pairs), "--steps", "100000", "--out", str(out)]
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "train.py", *flags],
+        cwd=ROOT,
+        env={**os.environ, "WORLD_SIZE": "4", "RANK": "2", "PYTHONUTF8": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         shown = ""
-        while "loss=" not in shown:  # the bar shows the first step
+        while "loss=" not in shown and process.poll() is None:  # the bar shows the first step
             shown += process.stderr.read(1)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and "Traceback" not in err
-    assert "the same command with --resume goes on" in out.splitlines()[-1]
-    assert Prompt.load(tmp_path / "run/prompt.safetensors").residual.isfinite().all()
+        process.send_signal(signal.SIGTERM)
+        said, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Traceback" not in err, shown + err
+    assert "the same command with --resume goes on" in said.splitlines()[-1]
+    assert load((out / "prompt.safetensors").read_bytes())["residual"].isfinite().all()
+    assert run_state.read_state(out / "state.safetensors")[0] > 0
 
 
 def test_two_processes_learn_what_one_does(pairs, tmp_path):
-    flags = [*BASE, "--data", pairs, "--steps", "4"]
-    for name, processes in (("one", 0), ("two", 2)):
-        done = run(*flags, "--out", tmp_path / name, processes=processes)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("held-out pictures  PSNR") == 1
+    flags = [*BASE, "--data", str(pairs), "--steps", "4", "--out"]
+    assert train.main([*flags, str(tmp_path / "one")]) == 0
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    start += ["--master-port", str(29500 + os.getpid() % 1000), "train.py"]
+    done = subprocess.run(
+        [*start, *flags, str(tmp_path / "two")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("held-out pictures  PSNR") == 1
     one, two = (Prompt.load(tmp_path / name / "prompt.safetensors") for name in ("one", "two"))
-    start = Prompt.init(*one.residual.shape, len(one.gates), 0)
-    moved = (one.residual - start.residual).norm()
+    begun = Prompt.init(*one.residual.shape, len(one.gates), 0)
+    moved = (one.residual - begun.residual).norm()
     assert moved > 0.1
     assert (one.residual - two.residual).norm() < 1e-3 * moved
     assert torch.allclose(one.gates, two.gates, atol=1e-4)
-    for a, b in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
-        assert float(a) == pytest.approx(float(b), rel=1e-4)
-    done = run(*flags, "--out", tmp_path / "odd", "--batch-size", 3, processes=2)
-    assert done.returncode != 0 and "a multiple of the 2 processes" in done.stderr
+    for a, b in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
+        assert a.keys() == b.keys()
+        for name in a.keys() & {"loss", "loss_t1", "loss_t2", "loss_t3", "loss_t4", "val_loss"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-4)
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(pairs, tmp_path, monkeypatch, capsys):

@@ -8,9 +8,10 @@ import csv
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def _of_the_system(error: OSError, path: Path, scratch: Path) -> bool:
     return name in path.parents or name == path or scratch in (name, *name.parents)
 
 
-def save_table(file: Path, fields: str, rows: Iterable[dict[str, object]]) -> None:
+def save_table(file: Path, fields: str, rows: Iterable[Mapping[str, object]]) -> None:
     """Rows as CSV; fields: the columns' names, space between; what a row lacks stays empty.
 
     UTF-8; a file name that is not UTF-8 keeps its bytes.
@@ -81,7 +82,7 @@ def add_row(file: Path, fields: str, row: dict[str, object]) -> None:
         csv.DictWriter(stream, fields.split(), restval="").writerow(row)
 
 
-def load_table(file: Path) -> list[dict[str, object]]:
+def load_table(file: Path) -> list[dict[str, Any]]:
     """The rows of a CSV file: what reads as a number is one, what is empty is left out.
 
     FileNotFoundError, or ValueError that names the file.

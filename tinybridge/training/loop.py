@@ -260,8 +260,8 @@ def validate(
     """
     degraded, clean = pairs.degraded[:FEW], pairs.clean[:FEW]
     path, B, t0 = bridge.BRIDGES[settings.bridge], settings.batch_size, settings.t0
-    walk = {"bridge": settings.bridge, "t0": t0, "steps": 8, "batch_size": B}
-    found = measures(restore(backbone, [prompt], degraded, **walk), clean)
+    restored = restore(backbone, [prompt], degraded, path.name, steps=8, t0=t0, batch_size=B)
+    found = measures(restored, clean)
     terms = backbone.prepare([prompt])
     losses = []
     for k in range(0, len(clean), B):

@@ -57,9 +57,15 @@ def compare(told: dict[str, Backbone], pairs: Pairs, settings: Settings) -> list
     told: the same frozen model told each of the sentences.
     """
     degraded, clean = pairs.seen
-    walk = {"bridge": settings.bridge, "t0": settings.t0, "batch_size": settings.batch_size}
     rows = []
     for text, model in told.items():
-        restored = restore(model, [], degraded, **walk)
+        restored = restore(
+            model,
+            [],
+            degraded,
+            bridge=settings.bridge,
+            t0=settings.t0,
+            batch_size=settings.batch_size,
+        )
         rows.append({"sentence": text} | measures(restored, clean))
     return sorted(rows, key=lambda row: -row["psnr"])
