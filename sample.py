@@ -11,9 +11,7 @@ nothing is lost without a line, and one bad file costs no other: tinybridge/data
 """
 
 import argparse
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,12 +30,12 @@ from tinybridge.data.tables import add_row, save_table
 from tinybridge.metrics import Score, format_cuts, format_measures, mean_row
 from tinybridge.prompt import Prompt, agreed
 from tinybridge.restoration import Windows, restore, restore_stream
-from tinybridge.training.machine import Terminated, pick_device, terminate
+from tinybridge.training.machine import Terminated, pick_device, sigterm_interrupts
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} frames [{elapsed}<{remaining}]"
 MEASURES = "psnr_degraded ssim_degraded psnr ssim"  # columns of metrics.csv
 CHANGES = " change_degraded change change_clean"  # of clips as well
-LARGE = 2**18  # pixels from which a picture gets a bar of its own
+BRIEF = 2  # seconds; a picture that takes longer gets a bar of its own
 MOST, TINY_MOST = 2**22, 2**20  # pixels of a picture that a model, and the tiny one, may see whole
 LEARNED = (64, 64)  # (H, W) of all that the bundled tiny models have seen
 
@@ -60,9 +58,8 @@ def restore_picture(
         degraded = pictures.read(job.file, most)
     except formats.TooLarge as error:
         raise ValueError(f"{error}: make it smaller, or set --max-pixels") from None
-    H, W = degraded.size
-    look(job.file, (H, W))
-    bar = partial(tqdm, desc=job.file.name, disable=H * W < LARGE, leave=False)
+    look(job.file, degraded.size)
+    bar = partial(tqdm, desc=job.file.name, delay=BRIEF, leave=False)
     pixels = restore(backbone, prompts, degraded.pixels[None], progress=bar, **options)[0]
     pictures.write(job.out, finite(job, pixels, "picture"), degraded)  # [3, H, W]
     if lost := pictures.not_kept(degraded, job.out):
@@ -171,13 +168,7 @@ def run(flags: argparse.Namespace) -> int:
         for job in jobs[1:]:
             tell(job.fault)
         raise ValueError(jobs[0].fault)
-    single = jobs[0].out == flags.out
-    table = flags.out.with_suffix(".csv") if single else flags.out / "metrics.csv"
-    read = [job.file for job in good] + [job.target for job in good if job.target]
-    read += [*flags.prompt, flags.weights or weights.TINY]
-    read += [path for path in flags.input if path.is_file()]
-    keep_apart([table] + [job.out for job in good], read)
-
+    table = check_outputs(flags, good)
     model = flags.weights or f"the bundled tiny {flags.backbone.upper()} (no --weights)"
     head = f"{model}, {path} bridge from t0 {t0} in {flags.steps} steps, {flags.device}"
     if not video:
@@ -190,14 +181,11 @@ def run(flags: argparse.Namespace) -> int:
         print(f"{head}, windows of {window} frames that share {shared}")
         one = partial(restore_clip, window=window, overlap=flags.overlap)
     else:
-        most = flags.max_pixels or (MOST if flags.weights else TINY_MOST)
-        one = partial(restore_picture, most=most)
-    (flags.out.parent if single else flags.out).mkdir(parents=True, exist_ok=True)
+        default = MOST if flags.weights else TINY_MOST
+        one = partial(restore_picture, most=flags.max_pixels or default)
+    table.parent.mkdir(parents=True, exist_ok=True)
     if left_out:
         print(left_out)
-    for job in jobs:
-        if job.fault:
-            tell(job.fault)
     strange = []  # the first file of a size that the tiny model has not seen
 
     def look(file: Path, size: tuple[int, int]) -> None:
@@ -209,15 +197,42 @@ def run(flags: argparse.Namespace) -> int:
             )
 
     options = {"bridge": path, "steps": flags.steps, "t0": t0, "seed": flags.seed, "look": look}
+    one = partial(one, backbone=backbone, prompts=prompts, **options)
+    failed, there = restore_all(flags, jobs, one, table)
+    done = f"{len(jobs) - failed} of {len(jobs)} {'clips' if video else 'pictures'} restored"
+    was_there = f", {there} of them were there already" if there else ""
+    print(f"{done} to {flags.out}{was_there}")
+    return failed
+
+
+def check_outputs(flags: argparse.Namespace, jobs: list[Job]) -> Path:
+    """Where the table goes. ValueError if it or a result would replace something that is read."""
+    table = flags.out / "metrics.csv"
+    if jobs[0].out == flags.out:  # one result under a name of its own
+        table = flags.out.with_name(f"{flags.out.stem}-metrics.csv")
+    read = [*flags.prompt, flags.weights or weights.TINY]
+    read += [path for path in flags.input if path.is_file()]
+    for job in jobs:
+        read += [job.file, job.target or job.file]
+    keep_apart([table, *(job.out for job in jobs)], read)
+    return table
+
+
+def restore_all(
+    flags: argparse.Namespace, jobs: list[Job], one: Callable[[Job], None], table: Path
+) -> tuple[int, int]:
+    """Restores and measures file by file; how many failed, and how many were there already."""
+    video, failed, there = flags.backbone == "wan", 0, 0
     rows: list[dict[str, float]] = []
-    failed, there = len(jobs) - len(good), 0
     fields = ("clip " if video else "picture ") + MEASURES + CHANGES * video
-    for job in tqdm(good, "restore", disable=video or len(good) == 1):
+    for job in tqdm(jobs, "restore", disable=video or len(jobs) == 1):
         try:
+            if job.fault:
+                raise ValueError(job.fault)
             if flags.skip_existing and is_whole(job.out, job.file, video):
                 there += 1
             else:
-                one(job, backbone, prompts, **options)
+                one(job)
         except Exception as error:  # whatever it is, the other files are restored
             tell(job.describe(error))
             failed += 1
@@ -230,7 +245,7 @@ def run(flags: argparse.Namespace) -> int:
             row = measure(job, video)
             if not rows:
                 save_table(table, fields, [])  # an older one goes
-            name = Path(job.out.name) if single else job.out.relative_to(flags.out)
+            name = job.out.relative_to(table.parent)
             add_row(table, fields, {fields.split()[0]: name} | row)
         except Exception as error:
             tqdm.write(f"{job.describe(error)}: restored without numbers", file=sys.stderr)
@@ -239,10 +254,7 @@ def run(flags: argparse.Namespace) -> int:
         tqdm.write(f"{shown(name)}: {format_measures(row)}")
     if rows:
         print(f"mean of {len(rows)}: {format_measures(mean_row(rows))}; {table}")
-    done = f"{len(jobs) - failed} of {len(jobs)} {'clips' if video else 'pictures'} restored"
-    was_there = f", {there} of them were there already" if there else ""
-    print(f"{done} to {flags.out}{was_there}")
-    return failed
+    return failed, there
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -271,13 +283,10 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a name that they cannot show must not end the run
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    if threading.current_thread() is threading.main_thread():
-        older = signal.signal(signal.SIGTERM, terminate)
-    else:
-        older = None
     try:
-        flags.device = pick_device(flags.device)
-        return 2 if run(flags) else 0
+        with sigterm_interrupts():
+            flags.device = pick_device(flags.device)
+            return 2 if run(flags) else 0
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         print(f"error: {lines[0]}", file=sys.stderr)
@@ -285,9 +294,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"stopped; what was restored before is in {flags.out}", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
-    finally:
-        if older is not None:
-            signal.signal(signal.SIGTERM, older)
 
 
 if __name__ == "__main__":

@@ -234,7 +234,7 @@ def test_one_result_under_a_name_of_its_own(run, tmp_path):
     put(tmp_path / "gt.png")
     flags = ["--input", tmp_path / "a.png", "--target", tmp_path / "gt.png"]
     assert run(*flags, "--out", tmp_path / "new/b.jpg") == 0
-    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["b.csv", "b.jpg"]
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["b-metrics.csv", "b.jpg"]
     long = put(tmp_path / "in" / ("n" * 251 + ".png"))
     assert run("--input", long, "--out", tmp_path / "out") == 0
     assert (tmp_path / "out" / long.name).is_file()

@@ -1,6 +1,9 @@
 """What this machine offers and says: its devices, too little memory, SIGTERM."""
 
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -30,7 +33,19 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM."""
 
 
-def terminate(number: int, frame: object) -> None:
-    """A handler of SIGTERM that ends the program as SIGINT would."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one does not disturb the tidying
-    raise Terminated
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Inside, SIGTERM raises Terminated, as SIGINT raises KeyboardInterrupt."""
+
+    def terminate(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one does not disturb the tidying
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # signals are not ours there
+        yield
+        return
+    older = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, older)
