@@ -15,7 +15,6 @@ Letters: M held-out pairs, T frames, H W sides.
 import argparse
 import io
 import os
-import signal
 import sys
 from datetime import timedelta
 from functools import partial
@@ -39,9 +38,14 @@ from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restoration import restore
 from tinybridge.training import loop, run_state
 from tinybridge.training.loop import Settings
-from tinybridge.training.machine import out_of_memory, pick_device
+from tinybridge.training.machine import (
+    Terminated,
+    out_of_memory,
+    pick_device,
+    processes,
+    sigterm_interrupts,
+)
 from tinybridge.training.pairs import Pairs, drawn_pairs, file_pairs, find_files, parse_size
-from tinybridge.training.processes import processes
 
 # By backbone and whether there are --weights: steps; rates, guesses for official weights; size.
 # The text encoder norms what it reads, so a token's size only says how fast it turns: 10 was the
@@ -219,10 +223,11 @@ def parse_flags(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     flags = parse_flags(argv)
     try:
-        run(flags)
-    except KeyboardInterrupt:  # outside the loop, where nothing is half-written
+        with sigterm_interrupts():
+            run(flags)
+    except KeyboardInterrupt as stop:  # outside the loop, where nothing is half-written
         print(f"stopped; what was saved before is in {flags.out}", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     except ExceptionGroup as group:  # of what is wrong with --data
         for error in group.exceptions:
             print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
@@ -244,7 +249,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that it cannot show must not end the run
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

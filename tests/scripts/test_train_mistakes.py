@@ -13,6 +13,7 @@ import train
 from tinybridge.data import pictures
 from tinybridge.prompt import Prompt
 from tinybridge.training import run_state
+from tinybridge.training.machine import Terminated
 
 ROOT = Path(__file__).parents[2]
 BASE = ["--backbone", "flux", "--batch-size", "4", "--size", "32"]
@@ -158,6 +159,17 @@ def test_too_little_memory_is_one_line(error, tmp_path, monkeypatch, capsys):
     assert train.main([*BASE, "--out", str(tmp_path / "out")]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: memory is too small, a smaller --batch")
+
+
+@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_a_stop_before_the_first_step_leaves_nothing(stop, status, tmp_path, monkeypatch, capsys):
+    def load(*args, **options):
+        raise stop
+
+    monkeypatch.setattr(train.weights, "load_backbone", load)
+    assert train.main([*BASE, "--out", str(tmp_path / "out")]) == status
+    assert capsys.readouterr().err.startswith("stopped; ")
+    assert not any((tmp_path / "out").iterdir())
 
 
 def test_other_errors_are_not_hidden(tmp_path, monkeypatch):

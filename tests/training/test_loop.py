@@ -95,28 +95,33 @@ def test_clips_are_learned_as_pictures_are(folder):  # noqa: F811
     assert set(found) == {"psnr", "ssim", "change"} and found["change"] > 0
 
 
-def starved(monkeypatch, often: int) -> list[bool]:
+CPU = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to"
+STARVED = [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError(CPU)]
+
+
+def starved(monkeypatch, often: int, error: RuntimeError) -> list[bool]:
     """The first `often` steps find no memory; returns, for every try, whether blocks are redone."""
     real, tries = loop.gradients, []
 
     def gradients(backbone, *args):
         tries.append(backbone.model.checkpointing)
         if len(tries) <= often:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise error
         return real(backbone, *args)
 
     monkeypatch.setattr(loop, "gradients", gradients)
     return tries
 
 
+@pytest.mark.parametrize("error", STARVED, ids=["gpu", "cpu"])
 def test_too_little_memory_recomputes_the_blocks_and_changes_nothing(
-    flux, pairs, monkeypatch, capsys
+    flux, pairs, monkeypatch, capsys, error
 ):
     short = replace(SHORT, steps=2)
     want = loop.init_prompt(flux, short)
     rows = loop.learn(flux, want, pairs, short, quiet=True)
     monkeypatch.setattr(flux.model, "checkpointing", False)
-    tries, got = starved(monkeypatch, 1), loop.init_prompt(flux, short)
+    tries, got = starved(monkeypatch, 1, error), loop.init_prompt(flux, short)
     assert [r["loss"] for r in loop.learn(flux, got, pairs, short, quiet=True)] == [
         r["loss"] for r in rows
     ]
@@ -124,8 +129,8 @@ def test_too_little_memory_recomputes_the_blocks_and_changes_nothing(
     assert torch.equal(got.residual, want.residual)
 
     monkeypatch.setattr(flux.model, "checkpointing", False)
-    starved(monkeypatch, 2)
-    with pytest.raises(torch.OutOfMemoryError):
+    starved(monkeypatch, 2, error)
+    with pytest.raises(type(error), match="memory"):
         loop.learn(flux, loop.init_prompt(flux, short), pairs, short, quiet=True)
 
 

@@ -30,9 +30,13 @@ from tinybridge.metrics import measures
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restoration import restore
 from tinybridge.training import run_state
-from tinybridge.training.machine import out_of_memory
+from tinybridge.training.machine import (
+    deferred_signals,
+    out_of_memory,
+    processes,
+    stop_asked,
+)
 from tinybridge.training.pairs import EVALUATION_SEED, FEW, Pairs
-from tinybridge.training.processes import deferred_signals, processes, stop_asked
 
 SPACES, LOSSES = ("embedding", "token"), ("x0", "velocity")
 SLOWER = {"gates": 5}  # learns at the rate over this: a gate moves a whole block

@@ -1,4 +1,4 @@
-"""What this machine offers and says: its devices, too little memory, SIGTERM."""
+"""What this machine offers and says: devices, too little memory, several processes, signals."""
 
 import signal
 import threading
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 
 
 def pick_device(name: str) -> str:
@@ -29,6 +30,27 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
+# ---- several processes -------------------------------------------------------------------------
+
+
+def processes() -> tuple[int, int]:
+    """This process's number and how many there are; (0, 1) where torch.distributed is not begun."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def stop_asked(signals: list[int], device: torch.device) -> bool:
+    """Whether a signal came to any process: all of them end after the same step."""
+    asked = torch.tensor([len(signals)], device=device)
+    if processes()[1] > 1:
+        dist.all_reduce(asked)
+    return asked.item() > 0
+
+
+# ---- signals -----------------------------------------------------------------------------------
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM."""
 
@@ -49,3 +71,18 @@ def sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, older)
+
+
+@contextmanager
+def deferred_signals() -> Iterator[list[int]]:
+    """Inside, SIGINT and SIGTERM only end up in the list; only the main thread can see to that."""
+    noted: list[int] = []
+    usual = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            usual[number] = signal.signal(number, lambda number, _: noted.append(number))
+    try:
+        yield noted
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
