@@ -9,11 +9,9 @@ tinybridge/checkpoints; what files look like is a row a model in its flux.py and
 
 import argparse
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from tinybridge.checkpoints import (
-    layout,
     load_backbone,
     load_clip,
     load_flux,
@@ -24,9 +22,13 @@ from tinybridge.checkpoints import (
     load_wan_vae,
     with_texts,
 )
-from tinybridge.checkpoints.backbones import FAMILIES, TINY, find_parts, missing_parts
+from tinybridge.checkpoints.backbones import TINY, find_parts, missing_parts
 from tinybridge.checkpoints.fill import summary
-from tinybridge.checkpoints.load import KINDS, build, find, identify, recognise
+from tinybridge.checkpoints.folders import family_of, holds_weights, home
+from tinybridge.checkpoints.identify import FAMILIES, KINDS, identify
+from tinybridge.checkpoints.load import build, recognise
+from tinybridge.checkpoints.relatives import check_names, check_pipeline
+from tinybridge.checkpoints.scales import take_scales
 from tinybridge.checkpoints.tensors import open_checkpoint
 
 __all__ = [
@@ -49,12 +51,17 @@ def inspect(path: Path, check_values: bool) -> None:
 
     check_values: read the values too. ValueError or OSError at the first thing that is wrong.
     """
-    name = "" if path.is_file() else backbone_name(path)
-    files = find_parts(path, name) if name else {}
-    models = {part: file for part, file in files.items() if part in KINDS and file}
-    for part, file in models.items():
-        describe(file, part, check_values)
-    if path.is_file() or (not models and any(path.glob("*.safetensors*"))):
+    folder = home(path)
+    name = "" if path.is_file() else family_of(folder)
+    files = find_parts(folder, name) if name else {}
+    for part, file in files.items():
+        if part in KINDS and file:
+            describe(file, part, check_values)
+    if not name:
+        for family in FAMILIES.values():
+            check_pipeline(folder, family)
+        if path.is_dir() and not holds_weights(folder):
+            raise ValueError(f"{path}: no model found: expected files of FLUX.1 or of WAN 2.1")
         name = describe(path, "", check_values)
         if name not in FAMILIES or path.is_dir():
             return
@@ -62,29 +69,18 @@ def inspect(path: Path, check_values: bool) -> None:
     print(f"{path}: {missing_parts(path, name, files) or 'a whole backbone'}")
 
 
-def backbone_name(path: Path) -> str:
-    """Which backbone folder `path` holds: "wan" or, where nothing says so, "flux"."""
-    places = FAMILIES["wan"].places
-    for part in ("wan", "wan_vae", "umt5"):
-        with suppress(ValueError, OSError):  # what cannot be read is told when it is described
-            if file := find(places[part], path):
-                checkpoint = open_checkpoint(file, layout.PREFIX, KINDS[part].pickled)
-                found, words = identify(checkpoint.entries)
-                # diffusers' transformer at the top: the folder is that of the part alone
-                if found == part and (part != "wan" or file.is_dir() or "vendor" in words):
-                    return "wan"
-    return "wan" if find(places["umt5 tokens"], path) else "flux"
-
-
 def describe(path: Path, part: str, check_values: bool) -> str:
     """Print a checkpoint's model, layout, size and dtypes; return its kind. part "": whatever."""
-    checkpoint = open_checkpoint(path, layout.PREFIX, not part or KINDS[part].pickled)
+    checkpoint = open_checkpoint(path, not part or KINDS[part].pickled)
     looks_like, title = identify(checkpoint.entries)
     print(f"{path}: {title}")
     if looks_like or part:
-        opened = recognise(KINDS[part or looks_like], checkpoint)
+        kind = KINDS[part or looks_like]
+        opened = recognise(kind, checkpoint)
+        check_names(kind, path, checkpoint.metadata)
         build(opened, "meta", None)  # every tensor used once, every parameter filled
         print(f"  {opened.config}")
+        checkpoint = take_scales(checkpoint)
     print(f"  {summary(checkpoint)}")
     if check_values:
         checkpoint.check_values()

@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 
 import weights
 from tests.oracles import folders as make
-from tinybridge.checkpoints.flux import FAMILY
 
 
 @pytest.fixture
@@ -54,7 +53,8 @@ def test_diffusers_folder_its_parts_and_an_empty_folder(tmp_path, capsys):
     assert "FluxConfig" in out and f"{size:,} bytes" in out and "missing" not in out
     assert "a FLUX autoencoder, diffusers layout" in inspect(capsys, folder / "vae")
     (tmp_path / "empty").mkdir()
-    assert inspect(capsys, tmp_path / "empty").count(" (") == len(FAMILY.places)
+    assert "empty: no model found" in refusal(capsys, tmp_path / "empty")
+    assert make.error_of(weights.load_backbone, "flux", tmp_path / "empty").count(" (") == 6
 
 
 def test_file_of_a_transformer_and_what_lies_around_it(tmp_path, folder, capsys):

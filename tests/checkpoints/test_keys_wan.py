@@ -6,8 +6,8 @@ from diffusers.loaders import single_file_utils as converter
 
 from tests.oracles.official import shapes
 from tests.oracles.wan import diffusers_twin, error, inputs, run_twin, tiny
+from tinybridge.checkpoints.identify import identify
 from tinybridge.checkpoints.layout import plan
-from tinybridge.checkpoints.load import identify
 from tinybridge.checkpoints.wan import WAN_TABLE
 from tinybridge.wan import SIZES, Wan, WanConfig
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tinybridge.checkpoints import layout
-from tinybridge.checkpoints.load import KINDS, identify
+from tinybridge.checkpoints.identify import KINDS, identify
 
 EACH = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 import weights
 from tests.oracles import folders as make
 from tests.oracles.folders import error_of
-from tinybridge.checkpoints import layout
 from tinybridge.checkpoints.flux import FLUX_TABLE
 from tinybridge.checkpoints.tensors import open_checkpoint
 
@@ -53,7 +52,7 @@ def test_unchanged_tensors_are_views_of_the_mapped_file(tmp_path):
         assert any(start <= tensor.data_ptr() < end for start, end in ranges)
 
 
-@pytest.mark.parametrize("prefix", ["", layout.PREFIX])
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 @pytest.mark.parametrize("leaf", [None, "scale_weight", "weight_scale"])
 @pytest.mark.parametrize("rows", [False, True])
 def test_float8_is_multiplied_by_its_scale(tmp_path, prefix, leaf, rows):

@@ -6,20 +6,12 @@ from pathlib import Path
 import torch
 
 from tinybridge.backbone import Backbone
-from tinybridge.checkpoints import flux, wan
 from tinybridge.checkpoints.conditioning import ENCODERS, text_conditioning, token_ids
-from tinybridge.checkpoints.layout import Family
-from tinybridge.checkpoints.load import (
-    KINDS,
-    Device,
-    Dtype,
-    Where,
-    build,
-    find,
-    open_model,
-)
+from tinybridge.checkpoints.folders import SHARED, family_of, find, home, lookalikes, search
+from tinybridge.checkpoints.identify import FAMILIES, KINDS
+from tinybridge.checkpoints.load import Device, Dtype, Where, build, open_part
+from tinybridge.checkpoints.relatives import check_pipeline
 
-FAMILIES = {family.name: family for family in (flux.FAMILY, wan.FAMILY)}
 TINY = Path(__file__).parents[1] / "tiny"
 TINY_WINDOW = 9  # frames of the clips that the bundled WAN has seen
 
@@ -43,7 +35,7 @@ def load_backbone(
     the tokenizer says.
     """
     files = backbone_files(name, path)
-    models = {part: open_model(part, file) for part, file in files.items() if part in KINDS}
+    models = {part: open_part(part, file) for part, file in files.items() if part in KINDS}
     guided = getattr(models[name].config, "guidance", False)
     length = length or {"flux": 512 if guided else 256, "wan": 226}[name]
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
@@ -69,7 +61,7 @@ def load_backbone(
 def with_texts(backbone: Backbone, texts: list[str], path: Where | None = None) -> list[Backbone]:
     """The same frozen models told each of `texts`: a backbone for each. path: as it was loaded."""
     files = backbone_files(backbone.name, path)
-    encoders = {part: open_model(part, files[part]) for part in ENCODERS if part in files}
+    encoders = {part: open_part(part, files[part]) for part in ENCODERS if part in files}
     told = text_conditioning(files, encoders, texts, backbone.length, backbone.device)
     context, pooled = (rows if rows is None else rows.to(backbone.context) for rows in told)
     result = []
@@ -83,25 +75,34 @@ def with_texts(backbone: Backbone, texts: list[str], path: Where | None = None) 
 
 
 def backbone_files(name: str, path: Where | None) -> dict[str, Path]:
-    """Where every part of a backbone lies; FileNotFoundError tells how to get those that lack."""
+    """Where every part of a backbone lies; FileNotFoundError tells how to get those that lack.
+
+    ValueError where the folder is that of another model, or holds two files for one part.
+    """
     if name not in FAMILIES:
         raise ValueError(f"backbone {name!r}: expected 'flux' or 'wan'")
     path = TINY / name if path is None else Path(path)
     files = find_parts(path, name)
-    if lacks := missing_parts(path, name, files):
-        raise FileNotFoundError(f"{path}: {lacks}")
+    if None in files.values():
+        raise FileNotFoundError(f"{path}: {missing_parts(path, name, files)}")
     return {part: file for part, file in files.items() if file}
 
 
 def find_parts(path: Path, name: str) -> dict[str, Path | None]:
-    """Where each part lies of the backbone in folder `path`, or around the transformer `path`."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    folder = path.parent if path.is_file() else path
+    """Where each part lies of the backbone in folder `path`, or around the transformer `path`.
+
+    A transformer of another name is not guessed, for it may be another model's: it is named.
+    """
+    folder = home(path)
+    check_pipeline(path if path.is_file() else folder, FAMILIES[name])
     files: dict[str, Path | None] = {}
-    for part, place in FAMILIES[name].places.items():
-        named = part == name and path.is_file()
-        files[part] = path if named else find(place, folder)
+    for part in FAMILIES[name].places:
+        if part == name and path.is_file():
+            files[part] = path
+            continue
+        files[part] = find(part, folder)
+        if files[part] is None and part in KINDS and part != name:
+            files[part] = search(KINDS[part], folder)
     return files
 
 
@@ -110,22 +111,27 @@ def missing_parts(path: Path, name: str, files: dict[str, Path | None]) -> str:
     missing = [part for part, file in files.items() if file is None]
     if not missing:
         return ""
-    file = files[name]
-    config = open_model(name, file).config if file else None
-    family = FAMILIES[name]
-    return advice(path, family, missing, family.variant(config))
-
-
-def advice(path: Path, family: Family, missing: list[str], variant: str) -> str:
-    """What the backbone at `path` lacks, and the command that downloads it.
-
-    variant: "dev" or "schnell", "1.3B" or "14B", whose repository it comes from.
-    """
-    places = [family.places[part] for part in missing]
-    lacks = ", ".join(f"{words} ({' or '.join(spots)})" for words, *spots in places)
-    folder = path.parent if path.is_file() else path
+    family, folder, file = FAMILIES[name], home(path), files[name]
+    if file is None and family_of(folder) not in ("", name):
+        return f"holds a {family_of(folder)} backbone, expected a {name} backbone"
+    lacks = []
+    for part in missing:
+        words, *spots = family.places[part]
+        lacks.append(f"{words} ({' or '.join(spots)})")
+    told = f"missing {', '.join(lacks)}"
+    if name in missing:
+        found = lookalikes(KINDS[name], folder, SHARED)
+        if found:
+            names = " or ".join(str(other.relative_to(folder)) for other in found[:3])
+            told += f"; {names} looks like the {KINDS[name].words}: name it"
+            missing.remove(name)
+        elif ggufs := sorted(folder.rglob("*.gguf")):
+            told += f"; {ggufs[0].relative_to(folder)} is a GGUF file, which is not supported"
+    if not missing:
+        return told
+    variant = family.variant(open_part(name, file).config if file else None)
     command = f"hf download {family.repository.format(variant)} --local-dir {folder}"
-    for _, first, *_ in places:
-        top = first.split("/")[0].replace("*", variant)
+    for part in missing:
+        top = family.places[part][1].split("/")[0].replace("*", variant)
         command += f' --include "{top}"' if "." in top else f' --include "{top}/*"'
-    return f"missing {lacks}; get it with: {command}"
+    return f"{told}; get {'the rest' if 'looks like' in told else 'it'} with: {command}"

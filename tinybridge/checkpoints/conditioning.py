@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tinybridge.checkpoints.cache import cached
-from tinybridge.checkpoints.load import Device, Opened, build, read_json
+from tinybridge.checkpoints.layout import read_json
+from tinybridge.checkpoints.load import Device, Opened, build
 from tinybridge.text.tokenizers import ClipTokens, T5Tokens
 
 ENCODERS = ("t5", "clip", "umt5")

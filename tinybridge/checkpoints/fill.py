@@ -2,13 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from tinybridge.checkpoints.layout import Table, join, joined, plan
+from tinybridge.checkpoints.layout import Has, Shape, Table, join, joined, plan
 from tinybridge.checkpoints.tensors import DTYPES, Checkpoint, values
 
 
@@ -24,19 +23,22 @@ def one_embedding(checkpoint: Checkpoint, twins: tuple[str, ...]) -> Checkpoint:
     return replace(checkpoint, entries=entries)
 
 
-def lookup(
-    checkpoint: Checkpoint, table: Table | None
-) -> tuple[Callable[[str], tuple[int, ...]], Callable[[str], bool]]:
+def lookup(checkpoint: Checkpoint, table: Table | None) -> tuple[Shape, Has]:
     """`shape` and `has` of one of our tensor names in a checkpoint of either layout."""
     entries = checkpoint.entries
 
     def source(name: str) -> str:
         return plan([name], table)[name][0][0]
 
-    def shape(name: str) -> tuple[int, ...]:
-        if source(name) not in entries:
-            raise ValueError(f"tensor {source(name)} is missing, without it the size is unknown")
-        return entries[source(name)].shape
+    def shape(name: str, axes: int) -> tuple[int, ...]:
+        key = source(name)
+        if key not in entries:
+            raise ValueError(f"tensor {key} is missing, without it the size is unknown")
+        found = entries[key].shape
+        if len(found) != axes or 0 in found:
+            told = f"expected {axes} axes, none of them empty"
+            raise ValueError(f"tensor {key} has shape {list(found)}, {told}")
+        return found
 
     return shape, lambda name: source(name) in entries
 

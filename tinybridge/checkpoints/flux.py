@@ -49,14 +49,14 @@ final_layer.adaLN_modulation.1                   norm_out.linear  swap halves
 
 def flux_sizes(shape: Shape, has: Has) -> dict[str, Any]:
     """Fields of FluxConfig. ValueError for a variant whose input is not its output."""
-    width, channels = shape("img_in.weight")
-    out = shape("final_layer.linear.weight")[0]
+    width, channels = shape("img_in.weight", 2)
+    out = shape("final_layer.linear.weight", 2)[0]
     if out != channels:
         raise ValueError(
             f"takes {channels} channels and gives {out}, as FLUX.1 Fill, Canny and Depth do; "
             "expected FLUX.1-dev or FLUX.1-schnell"
         )
-    head = shape("double_blocks.0.img_attn.norm.query_norm.scale")[0]
+    head = shape("double_blocks.0.img_attn.norm.query_norm.scale", 1)[0]
     side = head * 7 // 32 * 2  # 56 of 128; even, for pairs are turned
     return {
         "in_channels": channels,
@@ -64,9 +64,9 @@ def flux_sizes(shape: Shape, has: Has) -> dict[str, Any]:
         "num_heads": width // head,
         "depth": count(has, "double_blocks.{}.img_attn.qkv.weight"),
         "depth_single": count(has, "single_blocks.{}.linear1.weight"),
-        "mlp_ratio": shape("double_blocks.0.img_mlp.0.weight")[0] / width,
-        "context_dim": shape("txt_in.weight")[1],
-        "pooled_dim": shape("vector_in.in_layer.weight")[1],
+        "mlp_ratio": shape("double_blocks.0.img_mlp.0.weight", 2)[0] / width,
+        "context_dim": shape("txt_in.weight", 2)[1],
+        "pooled_dim": shape("vector_in.in_layer.weight", 2)[1],
         "axes_dim": (head - 2 * side, side, side),
         "guidance": has("guidance_in.in_layer.weight"),
     }
@@ -92,6 +92,12 @@ FLUX = Kind(
         "axes_dim": "axes_dims_rope",
         "guidance": "guidance_embeds",
     },
+    endings={  # as ComfyUI saves them since 2026
+        "query_norm.weight": "query_norm.scale",
+        "key_norm.weight": "key_norm.scale",
+    },
+    counts=("depth", "depth_single"),
+    relatives={"kontext": "FLUX.1 Kontext", "krea": "FLUX.1 Krea"},
 )
 
 # ----------------------------------------------------------------------------- the autoencoder
@@ -129,16 +135,16 @@ decoder.mid.attn_1.proj_out            decoder.mid_block.attentions.0.to_out.0  
 
 def flux_vae_sizes(shape: Shape, has: Has) -> dict[str, Any]:
     """Fields of AutoEncoderConfig."""
-    ch, channels = shape("encoder.conv_in.weight")[:2]
+    ch, channels = shape("encoder.conv_in.weight", 4)[:2]
     levels = count(has, "encoder.down.{}.block.0.conv1.weight")
-    widths = [shape(f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)]
+    widths = [shape(f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in range(levels)]
     return {
         "in_channels": channels,
         "ch": ch,
-        "out_ch": shape("decoder.conv_out.weight")[0],
+        "out_ch": shape("decoder.conv_out.weight", 4)[0],
         "ch_mult": tuple(width // ch for width in widths),
         "num_res_blocks": count(has, "encoder.down.0.block.{}.conv1.weight"),
-        "z_channels": shape("decoder.conv_in.weight")[1],
+        "z_channels": shape("decoder.conv_in.weight", 4)[1],
     }
 
 
@@ -160,6 +166,7 @@ FLUX_VAE = Kind(
         "groups": "norm_num_groups",
         "scale_factor": "scaling_factor",
     },
+    counts=("num_res_blocks",),
 )
 
 # ---------------------------------------------------------------------------- the text encoders
@@ -174,15 +181,15 @@ text_model.final_layer_norm  final_layer_norm
 
 def clip_sizes(shape: Shape, has: Has) -> dict[str, Any]:
     """Fields of ClipConfig; heads of 64, as in every published CLIP text model."""
-    vocabulary, width = shape("text_model.embeddings.token_embedding.weight")
+    vocabulary, width = shape("text_model.embeddings.token_embedding.weight", 2)
     layer = "text_model.encoder.layers.{}."
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "intermediate_size": shape(layer.format(0) + "mlp.fc1.weight")[0],
+        "intermediate_size": shape(layer.format(0) + "mlp.fc1.weight", 2)[0],
         "num_layers": count(has, layer + "mlp.fc1.weight"),
         "num_heads": width // 64,
-        "max_position_embeddings": shape("text_model.embeddings.position_embedding.weight")[0],
+        "max_position_embeddings": shape("text_model.embeddings.position_embedding.weight", 2)[0],
     }
 
 
@@ -210,6 +217,7 @@ CLIP = Kind(
         "text_model.embeddings.position_ids",
         "embeddings.position_ids",
     ),
+    counts=("num_layers",),
 )
 
 
@@ -217,14 +225,14 @@ def t5_sizes(shape: Shape, has: Has) -> dict[str, Any]:
     """Fields of T5Config."""
     block = "encoder.block.{}.layer."
     bias = "0.SelfAttention.relative_attention_bias.weight"
-    buckets, heads = shape(block.format(0) + bias)
-    vocabulary, width = shape("shared.weight")
+    buckets, heads = shape(block.format(0) + bias, 2)
+    vocabulary, width = shape("shared.weight", 2)
     return {
         "vocab_size": vocabulary,
         "d_model": width,
-        "d_kv": shape(block.format(0) + "0.SelfAttention.q.weight")[0] // heads,
+        "d_kv": shape(block.format(0) + "0.SelfAttention.q.weight", 2)[0] // heads,
         "num_heads": heads,
-        "d_ff": shape(block.format(0) + "1.DenseReluDense.wi_0.weight")[0],
+        "d_ff": shape(block.format(0) + "1.DenseReluDense.wi_0.weight", 2)[0],
         "num_layers": count(has, block + "0.SelfAttention.q.weight"),
         "num_buckets": buckets,
         "per_layer_bias": count(has, block + bias) > 1,
@@ -246,9 +254,10 @@ T5 = Kind(
         "max_distance": "relative_attention_max_distance",
         "eps": "layer_norm_epsilon",
     },
-    ignored=("decoder.", "lm_head."),
+    ignored=("decoder.", "lm_head.", "logit_scale"),
     twins=("shared.weight", "encoder.embed_tokens.weight"),
     half=False,  # the residual stream leaves the range of float16
+    counts=("num_layers",),
 )
 
 # -------------------------------------------------------------------------------- the backbone
@@ -267,4 +276,5 @@ FAMILY = Family(
     },
     repository="black-forest-labs/FLUX.1-{}",
     variant=variant,
+    pipelines=("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"),
 )

@@ -7,16 +7,18 @@ carried over unchanged, and the first row that fits wins. The rows are in flux.p
 """
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Table = tuple[tuple[str, str, str], ...]
-Shape = Callable[[str], tuple[int, ...]]  # of our tensor name; ValueError when it is not there
+Shape = Callable[[str, int], tuple[int, ...]]  # of our tensor name and its number of axes
 Has = Callable[[str], bool]
 
 RULES = {  # in the direction other layout -> ours
@@ -26,7 +28,6 @@ RULES = {  # in the direction other layout -> ours
     "swap halves": "[scale ; shift] becomes [shift ; scale]",
     "squeeze 1x1": "theirs is our 1x1 convolution's weight without the two 1s",
 }
-PREFIX = "model.diffusion_model."  # ComfyUI files may put it before every vendor name
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Kind:
     in a config.json, fields: our field <- theirs where they differ. ignored: beginnings of names
     that files hold beside it. twins: two names of one tensor, ours first. pickled: its .pth is
     read. float32: modules and parameters never narrower. half: can be computed in float16.
+    endings: of names, as others spell them -> ours. counts: fields of the config that the file
+    must have tensors for. relatives: patterns of file names -> the model with the same shapes.
     """
 
     name: str
@@ -66,6 +69,9 @@ class Kind:
     pickled: bool = False
     float32: tuple[str, ...] = ()
     half: bool = True
+    endings: dict[str, str] = field(default_factory=dict)
+    counts: tuple[str, ...] = ()
+    relatives: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ class Family:
     """A backbone: its models, the transformer first, and its tokenizers.
 
     tokenizers: part -> its words, then where it lies. repository and variant: where official
-    files come from, told by the transformer's config (None: not known).
+    files come from, told by the transformer's config (None: not known). pipelines: what a
+    model_index.json may say.
     """
 
     name: str
@@ -81,6 +88,7 @@ class Family:
     tokenizers: dict[str, tuple[str, ...]]
     repository: str
     variant: Callable[[Any], str]
+    pipelines: tuple[str, ...]
 
     @property
     def places(self) -> dict[str, tuple[str, ...]]:
@@ -185,3 +193,13 @@ def published(kind: Kind, config: dict[str, Any]) -> dict[str, Any]:
         widths = config["block_out_channels"]
         result |= {"ch": widths[0], "ch_mult": [width // widths[0] for width in widths]}
     return {key: tuple(v) if isinstance(v, list) else v for key, v in result.items()}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The dictionary in a JSON file, empty where there is no file; ValueError names a bad one."""
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file}: not a JSON dictionary ({error}): download it again") from None

@@ -4,7 +4,6 @@ The rows that say what a model's files are like are in flux.py and wan.py, one a
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,13 @@ from typing import Any
 import torch
 
 from tinybridge import wan_vae
-from tinybridge.checkpoints import flux, layout, wan
+from tinybridge.checkpoints import layout
 from tinybridge.checkpoints.fill import fill, lookup, one_embedding
-from tinybridge.checkpoints.layout import Kind, Table
+from tinybridge.checkpoints.folders import find, home
+from tinybridge.checkpoints.identify import FAMILIES, KINDS, identify, plain
+from tinybridge.checkpoints.layout import Kind, Table, read_json
+from tinybridge.checkpoints.relatives import check_names, check_pipeline
+from tinybridge.checkpoints.scales import take_scales
 from tinybridge.checkpoints.tensors import Checkpoint, open_checkpoint
 from tinybridge.flux import Flux, FluxConfig
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
@@ -24,14 +27,6 @@ from tinybridge.wan import Wan, WanConfig
 Where = str | Path
 Device = str | torch.device
 Dtype = torch.dtype | None
-
-# The order matters: every name that gives T5 away is in UMT5 too.
-KINDS = {kind.name: kind for kind in (*wan.FAMILY.kinds, *flux.FAMILY.kinds)}
-
-STRANGERS = (  # beginnings of names in files that are none of ours
-    ("input_blocks.0.", "a Stable Diffusion UNet"),
-    ("residual", "a tinybridge prompt"),
-)
 
 
 @dataclass(frozen=True)
@@ -62,51 +57,42 @@ def open_model(name: str, path: Where, config: Any = None) -> Opened:
     config None: told by shapes and config.json. ValueError or OSError in one line that names the
     file and says what was found when it is another model's, not whole or not there.
     """
-    kind, path = KINDS[name], Path(path)
-    file = find((kind.words, *kind.places), path) or path
-    return recognise(kind, open_checkpoint(file, layout.PREFIX, kind.pickled), config)
+    path = Path(path)
+    if name in FAMILIES:
+        check_pipeline(path, FAMILIES[name])
+    if path.is_dir():
+        path = home(path)
+        path = find(name, path) or path
+    return open_part(name, path, config)
 
 
-def find(place: tuple[str, ...], path: Path) -> Path | None:
-    """Where a part of the backbone folder `path` lies, None when it is not there.
-
-    place: its words, then where to look. ValueError where two files could be meant.
-    """
-    words, *patterns = place
-    for pattern in patterns:
-        hits = sorted(path.glob(pattern))
-        if len(hits) > 1:
-            names = ", ".join(hit.name for hit in hits)
-            raise ValueError(f"{path}: more than one {words} ({names}): name one of them")
-        if hits:
-            return hits[0]
-    return None
-
-
-def identify(names: Iterable[str]) -> tuple[str, str]:
-    """What model tensors of these names make: a key of KINDS ("" if not ours), and words for it."""
-    names = list(names)
-    if any("lora_" in name for name in names):
-        return "", "a LoRA, which is no model by itself"
-    for kind in KINDS.values():
-        for mark in (kind.own, kind.other):
-            if mark and any(name.startswith(mark.start) for name in names):
-                return kind.name, mark.words
-    for start, words in STRANGERS:
-        if any(name.startswith(start) for name in names):
-            return "", words
-    return "", f"unknown tensors ({', '.join(sorted(names)[:3]) or 'none'})"
+def open_part(name: str, file: Path, config: Any = None) -> Opened:
+    """As `open_model`, from the file or folder that holds this part and no other."""
+    kind = KINDS[name]
+    checkpoint = open_checkpoint(file, kind.pickled)
+    opened = recognise(kind, checkpoint, config)
+    check_names(kind, file, checkpoint.metadata)
+    return opened
 
 
 def recognise(kind: Kind, checkpoint: Checkpoint, config: Any = None) -> Opened:
     """A checkpoint as that of a model of this kind; ValueError says what was found instead."""
-    found, words = identify(checkpoint.entries)
-    if found != kind.name:
+    own = plain(kind, checkpoint)
+    if not own.entries:
+        found, words = identify(checkpoint.entries)
+        if not found and not words.startswith("unknown"):
+            raise ValueError(f"{checkpoint.path}: {words}: not supported, expected {kind.words}")
         raise ValueError(f"{checkpoint.path}: expected a {kind.words}, found {words}")
-    own = any(name.startswith(kind.own.start) for name in checkpoint.entries)
-    checkpoint = only(kind, checkpoint)
-    table = None if own else kind.table
+    checkpoint = only(kind, take_scales(own))
+    vendor = any(name.startswith(kind.own.start) for name in checkpoint.entries)
+    table = None if vendor else kind.table
     config = config or configure(kind, checkpoint, table)
+    for name in kind.counts:
+        if getattr(config, name) > len(checkpoint.entries):
+            raise ValueError(
+                f"{checkpoint.path}: {name} is said to be {getattr(config, name)}, but the file "
+                f"has {len(checkpoint.entries)} tensors: take the config.json of this model"
+            )
     if table and kind.rows:
         table = kind.rows(config)
     return Opened(kind, checkpoint, table, config)
@@ -141,24 +127,18 @@ def configure(kind: Kind, checkpoint: Checkpoint, table: Table | None) -> Any:
         raise ValueError(f"{checkpoint.path}: not a readable {kind.words}: {error}") from None
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The dictionary in a JSON file, empty where there is no file; ValueError names a bad one."""
-    if not file.is_file():
-        return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: not a JSON dictionary ({error}): download it again") from None
-
-
 # ------------------------------------------------------------------------------------- values
 
 
 def build(opened: Opened, device: Device, dtype: Dtype) -> Any:
     """The model of an opened checkpoint, filled, frozen, in eval mode."""
     kind, checkpoint = opened.kind, one_embedding(opened.checkpoint, opened.kind.twins)
-    with torch.device("meta"):
-        model = kind.model(opened.config)
+    try:
+        with torch.device("meta"):
+            model = kind.model(opened.config)
+    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
+        told = str(error).split("\n")[0]
+        raise ValueError(f"{checkpoint.path}: no {kind.words} has such sizes: {told}") from None
     if dtype is None:
         dtype = checkpoint.dtype()
         if dtype == torch.float16 and not kind.half:
@@ -177,9 +157,9 @@ def load_flux(
 ) -> Flux:
     """FLUX.1-dev or -schnell (told by the guidance embedder) from a file or folder, either layout.
 
-    dtype None: as stored; float8 becomes bfloat16. Weights are frozen, in eval mode, and on the
-    CPU unchanged ones stay views of the mapped file. OSError and ValueError name the file and
-    what is wrong with it.
+    dtype None: that of most of the stored values; float8 becomes bfloat16. Weights are frozen, in
+    eval mode, and on the CPU unchanged ones stay views of the mapped file. OSError and ValueError
+    name the file and what is wrong with it.
     """
     return load("flux", path, config, device, dtype)
 

@@ -48,20 +48,26 @@ head.head                    proj_out
 
 def wan_sizes(shape: Shape, has: Has) -> dict[str, Any]:
     """Fields of WanConfig; heads of 128, as published. ValueError for another kind of WAN."""
-    width, channels = shape("patch_embedding.weight")[:2]
-    out = shape("head.head.weight")[0] // 4
+    width, channels = shape("patch_embedding.weight", 5)[:2]
+    out = shape("head.head.weight", 2)[0] // 4
     if out != channels:
+        like = {36: "WAN 2.1 I2V does", 48: "WAN Fun-Control does"}
+        variant = like.get(channels, "WAN for other tasks does")
         raise ValueError(
-            f"takes {channels} channels and gives {out}, as WAN 2.1 I2V does; expected WAN 2.1 T2V"
+            f"takes {channels} channels and gives {out}, as {variant}; expected WAN 2.1 T2V"
+        )
+    if channels == 48:
+        raise ValueError(
+            "takes and gives 48 channels, as WAN 2.2 TI2V 5B does; expected WAN 2.1 T2V, with 16"
         )
     return {
         "in_channels": channels,
         "hidden_size": width,
         "num_heads": None if width % 128 else width // 128,
         "depth": count(has, "blocks.{}.self_attn.q.weight"),
-        "ffn_dim": shape("blocks.0.ffn.0.weight")[0],
-        "freq_dim": shape("time_embedding.0.weight")[1],
-        "context_dim": shape("text_embedding.0.weight")[1],
+        "ffn_dim": shape("blocks.0.ffn.0.weight", 2)[0],
+        "freq_dim": shape("time_embedding.0.weight", 2)[1],
+        "context_dim": shape("text_embedding.0.weight", 2)[1],
     }
 
 
@@ -89,6 +95,11 @@ WAN = Kind(
         "context_dim": "text_dim",
     },
     float32=FLOAT32,
+    counts=("depth",),
+    relatives={
+        r"wan[-_ .]?2[-_.]?2|(high|low)[-_]noise": "an expert of WAN 2.2",
+        r"causvid|self[-_]?forcing|lightx2v|fusionx|turbo": "a distilled WAN",
+    },
 )
 
 # ----------------------------------------------------------------------------- the autoencoder
@@ -142,19 +153,19 @@ def wan_vae_sizes(shape: Shape, has: Has) -> dict[str, Any]:
     for n in itertools.count():
         if has(layer.format(n) + "residual.2.weight"):
             if len(widths) == len(times):
-                widths.append(shape(layer.format(n) + "residual.2.weight")[0])
+                widths.append(shape(layer.format(n) + "residual.2.weight", 5)[0])
             blocks += not times
         elif has(layer.format(n) + "resample.1.weight"):
             times.append(has(layer.format(n) + "time_conv.weight"))
         else:
             break
-    dim = shape("encoder.conv1.weight")[0]
+    dim = shape("encoder.conv1.weight", 5)[0]
     return {
         "dim": dim,
         "dim_mult": tuple(width // dim for width in widths),
         "num_res_blocks": blocks,
         "temporal_downsample": tuple(times),
-        "z_channels": shape("conv2.weight")[0],
+        "z_channels": shape("conv2.weight", 5)[0],
     }
 
 
@@ -178,6 +189,7 @@ WAN_VAE = Kind(
         "std": "latents_std",
     },
     pickled=True,
+    counts=("num_res_blocks",),
 )
 
 # ----------------------------------------------------------------------------- the text encoder
@@ -213,7 +225,7 @@ UMT5 = replace(
     table=UMT5_TABLE,
     sizes=umt5_sizes,
     classes=("umt5",),
-    ignored=("decoder.", "lm_head.", "spiece_model"),  # ComfyUI's file brings the tokenizer
+    ignored=(*T5.ignored, "spiece_model"),  # ComfyUI's file brings the tokenizer
     pickled=True,
 )
 
@@ -236,4 +248,5 @@ FAMILY = Family(
     },
     repository="Wan-AI/Wan2.1-T2V-{}-Diffusers",
     variant=variant,
+    pipelines=("WanPipeline", "WanVideoToVideoPipeline"),
 )
