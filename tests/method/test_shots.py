@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from tinybridge.data import moving_scenes, scenes
+from tinybridge.data import degradations, moving_scenes, scenes
 from tinybridge.metrics import cuts, shots
 
-KINDS = ["clean", *scenes.KINDS]
+KINDS = ["clean", *degradations.KINDS]
 SEEDS = list(range(40, 46))
 
 
 @pytest.fixture(scope="module")
 def clips() -> dict[str, torch.Tensor]:
     """Of every kind, six clips [6, 3, 13, 64, 64] of full severity."""
-    drawn = {k: moving_scenes.pairs(k, SEEDS, 64, 13, 1.0, 1.0) for k in scenes.KINDS}
+    drawn = {k: moving_scenes.pairs(k, SEEDS, 64, 13, 1.0, 1.0) for k in degradations.KINDS}
     return {"clean": drawn["haze"][1]} | {kind: bad for kind, (bad, _) in drawn.items()}
 
 
