@@ -197,6 +197,27 @@ def test_times_that_do_not_rise_are_moved_by_a_tick(tmp_path):
     assert [found[k] - found[0] for k in (4, 7)] == [Fraction(4, 25), Fraction(7, 25)]
 
 
+def test_a_frame_that_lasts_for_weeks(tmp_path):
+    path = film_file(tmp_path / "a.mkv", 2, 48, 64, tracks=0, times=[0, (2**31 + 999) * 90])
+    assert "frame 1 lasts 597 hours: its times are damaged" in said(path)
+
+
+def test_times_of_sound_that_do_not_rise(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as out:
+        tracks = encoder(out, path), sound(out, path)
+        tone(out, tracks[1])
+        fill(out, tracks[0])
+    data, clusters = path.read_bytes(), []
+    with av.open(str(path)) as file:
+        clusters = [p.pos for p in file.demux(audio=0) if p.size]
+    at = data.index(b"\x82", clusters[9])  # track 2 of a block, its time follows
+    path.write_bytes(data[: at + 1] + b"\x00\x01" + data[at + 3 :])
+    assert "1 times that do not rise" in clips.open_clip(path).notes[-1]
+    _, _, made = copy(path)
+    assert held(made) == held(path)
+
+
 def without(path: Path, lost: range) -> Path:
     """A copy of a file that lacks some of its packets."""
     part = path.with_name(f"part{path.suffix}")

@@ -72,7 +72,7 @@ def as_oserror(path: Path) -> Iterator[None]:
     """Whatever a library or the system cannot do here is an OSError about `path`, in one line."""
     try:
         yield
-    except (OSError, ValueError) as error:  # libav's errors are the one or the other
+    except Exception as error:  # encoders may raise anything
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"{path}: cannot be written ({reason})") from None
 

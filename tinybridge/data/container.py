@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+LONGEST = 2**31 - 1  # ticks from one frame or packet to the next: no more can be written
 MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 
 
@@ -49,6 +50,8 @@ def _kind(track: Any) -> str:
     if track.type == "video" and track.disposition & av.stream.Disposition.attached_pic:
         return "cover"
     readable = track.type not in ("video", "audio", "subtitle") or track.codec_context
+    if track.type == "audio" and readable:
+        readable = track.codec_context.sample_rate
     return track.type if readable else f"{track.type} of unknown codec"
 
 
@@ -57,6 +60,24 @@ def copied(container: Any) -> list[Any]:
     return [
         track for track in container.streams if _kind(track) in ("audio", "subtitle", "attachment")
     ]
+
+
+def flowing(container: Any) -> list[Any]:
+    """Those of them that come in packets."""
+    return [track for track in copied(container) if track.type != "attachment"]
+
+
+def rising(time: int | None, last: int | None, step: int = 1) -> int:
+    """A time stamp that is at least `step` after the last one, moved if it was not."""
+    if last is None:
+        return time or 0
+    return last + step if time is None or time < last + step else time
+
+
+def rising_packet(packet: Any, last: dict[int, int]) -> int:
+    """The same of a packet that is copied; last: times by track. Subtitles may share a time."""
+    step = int(packet.stream.type == "audio")
+    return rising(packet.dts, last.get(packet.stream.index), step)
 
 
 def left_out(container: Any, video: Any) -> list[str]:

@@ -7,6 +7,7 @@ finds what is damaged, and once by `frames`.
 Letters: H W size in pixels.
 """
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,15 @@ import torch
 from torch import Tensor
 
 from tinybridge.data.clip import Clip, bounded, differs, notes
-from tinybridge.data.container import left_out, opened, promised
+from tinybridge.data.container import (
+    LONGEST,
+    flowing,
+    left_out,
+    opened,
+    promised,
+    rising,
+    rising_packet,
+)
 
 MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # number in the file: the scaler's number
 FOREIGN = {8: "YCgCo", 11: "YDzDx", 14: "ICtCp", 15: "IPT-C2", 16: "YCgCo-R", 17: "YCgCo-R"}
@@ -42,6 +51,14 @@ class Look:
     interlaced: int = 0
     moved: int = 0
     broken: str = ""
+    heard: dict[int, int] = field(default_factory=dict)  # the last time of every copied track
+
+    def hear(self, packet: Any) -> None:
+        """Looks at the time of a packet that is to be copied."""
+        if packet.size:
+            time = rising_packet(packet, self.heard)
+            self.moved += time != packet.dts
+            self.heard[packet.stream.index] = time
 
     def add(self, path: Path, frame: Any) -> None:
         """ValueError if the frame has another size than the first."""
@@ -49,10 +66,9 @@ class Look:
         size, expected = (frame.height, frame.width), (self.first.height, self.first.width)
         if size != expected:
             raise ValueError(differs(path, size, "its first frame", expected))
-        start = self.end if frame.pts is None else frame.pts
-        if self.starts and start <= self.starts[-1]:
-            start = self.starts[-1] + 1
-            self.moved += 1
+        told = self.end if frame.pts is None else frame.pts
+        start = rising(told, self.starts[-1] if self.starts else None)
+        self.moved += start != told
         self.starts.append(start)
         self.end = start + max(1, frame.duration or 0)
         self.damaged += frame.is_corrupt
@@ -92,7 +108,10 @@ def probe(path: Path) -> Clip:
         context = video.codec_context
         bounded(path, context.height, context.width)
         try:
-            for packet in container.demux(video):
+            for packet in container.demux(video, *flowing(container)):
+                if packet.stream.index != video.index:
+                    look.hear(packet)
+                    continue
                 look.packets += bool(packet.size) and not packet.is_discard
                 for frame in _decoded(packet):
                     look.add(path, frame)
@@ -153,6 +172,10 @@ def _check(path: Path, video: Any, look: Look) -> None:
         raise ValueError(f"{path}: none of its {look.packets} frames can be decoded")
     if not n:
         raise ValueError(f"{path}: no frames in it")
+    for k, (start, end) in enumerate(itertools.pairwise((*look.starts, look.end)), 1):
+        if end - start > LONGEST:
+            hours = float((end - start) * video.time_base) / 3600
+            raise ValueError(f"{path}: frame {k} lasts {hours:.0f} hours: its times are damaged")
     colours = FOREIGN.get(look.first.colorspace)
     if colours and not look.first.format.is_rgb:
         raise ValueError(f"{path}: its colours are {colours}; convert it to BT.709 first")
@@ -183,7 +206,7 @@ def matrix(colorspace: int, *size: int) -> int:
 def _upright(array: np.ndarray, frame: Any) -> np.ndarray:
     """[H, W, ...] turned and mirrored as the frame's display matrix says."""
     if found := frame.side_data.get("DISPLAYMATRIX"):
-        a, b, _, c, d = np.frombuffer(found, np.int32)[:5]  # x' = ax + cy, y' = bx + dy
+        a, b, _, c, d = np.frombuffer(found, np.int32)[:5].tolist()  # x' = ax + cy, y' = bx + dy
         if abs(a) < abs(b):
             array, a, d = array.swapaxes(0, 1), c, b
         array = array[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -15,7 +15,15 @@ from typing import Any
 from torch import Tensor
 
 from tinybridge.data.clip import Clip, as_oserror, to_bytes
-from tinybridge.data.container import MUXERS, centred, copied, opened
+from tinybridge.data.container import (
+    LONGEST,
+    MUXERS,
+    centred,
+    copied,
+    flowing,
+    opened,
+    rising_packet,
+)
 from tinybridge.data.matroska import write_shape
 from tinybridge.data.video import LIMITED, matrix
 
@@ -51,8 +59,9 @@ class VideoWriter:
             self.out.set_chapters(self.source.chapters())
             with as_oserror(path):
                 self.out.start_encoding()
-            flowing = [track for track in tracks if track.type != "attachment"]
-            self.packets = iter(self.source.demux(*flowing) if flowing else ())
+            heard = flowing(self.source)
+            self.packets = iter(self.source.demux(*heard) if heard else ())
+            self.last: dict[int, int] = {}  # the time of every track's last packet
             self.packet = self._next()
         except BaseException:
             self.close()
@@ -132,10 +141,15 @@ class VideoWriter:
     def _copy(self, until: Fraction | None) -> None:
         """The copied packets up to a time in seconds, or all that are left."""
         while self.packet is not None:
-            at = self.packet.dts or 0
+            track = self.packet.stream.index
+            at = rising_packet(self.packet, self.last)
             if until is not None and at * self.packet.time_base >= until:
                 return
-            self.packet.stream = self.tracks[self.packet.stream.index]
+            self.last[track] = self.packet.dts = at
+            self.packet.pts = at if self.packet.pts is None else max(at, self.packet.pts)
+            if (self.packet.duration or 0) > LONGEST:
+                self.packet.duration = 0  # unknown
+            self.packet.stream = self.tracks[track]
             with as_oserror(self.path):
                 self.out.mux(self.packet)
             self.packet = self._next()
