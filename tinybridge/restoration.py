@@ -41,7 +41,7 @@ def prepare(
     t0 = trained_t0 if t0 is None else t0
     exact = torch.promote_types(backbone.dtype, torch.float32)
     levels = path.sampling(bridges.times(t0, steps=steps), t0).s.to(exact)  # [steps]
-    terms = backbone.prepare(prompts, levels) if prompts or backbone.video else None
+    terms = backbone.prepare(prompts, levels)
     return backbone, path, t0, partial(backbone.velocity, prompt=terms)
 
 
