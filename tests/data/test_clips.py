@@ -146,9 +146,6 @@ def test_what_a_path_means(tmp_path):
         clips.clips(films / "empty")
     with pytest.raises(FileNotFoundError, match="gone"):
         clips.clips(tmp_path / "gone")
-    Image.fromarray(pixels(0, 9, 9)).save(films / "cover.png")
-    with pytest.raises(ValueError, match="cover.png is a picture and a.gif a clip"):
-        clips.clips(films)
 
 
 def test_what_a_folder_of_clips_leaves_out(tmp_path):
@@ -157,8 +154,10 @@ def test_what_a_folder_of_clips_leaves_out(tmp_path):
     (tmp_path / "older").mkdir()
     film_file(tmp_path / "older" / "night.mp4", 2)
     moving = animation(tmp_path / "moving.png", [50, 50])
+    (tmp_path / "torn.webp").write_bytes(moving.read_bytes()[:30])  # is no animation any more
     assert clips.clips(tmp_path) == [mp4, moving]
-    assert clips.left_out(tmp_path) == ["day.jpg (a clip's thumbnail)"]
+    thumbnail, torn = "day.jpg (a clip's thumbnail)", "torn.webp (pictures beside clips)"
+    assert clips.left_out(tmp_path) == [thumbnail, torn]
     assert clips.left_out(mp4) == []
 
 

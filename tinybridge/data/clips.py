@@ -29,18 +29,13 @@ SUFFIXES = (*container.MUXERS, *animations.FORMATS)  # files that may hold a cli
 def clips(path: Path) -> list[Path]:
     """The clips that a path means: a file, a folder of pictures, or a folder of several of these.
 
-    ValueError if there is none, or pictures lie beside clips.
+    Pictures beside clips are passed over, see `left_out`. ValueError if there is no clip.
     """
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    found, stills, _ = _sorted(path)
-    if stills and found:
-        raise ValueError(
-            f"{path}: {stills[0].name} is a picture and {found[0].name} a clip; "
-            "give the pictures a folder of their own"
-        )
+    found, stills = _sorted(path)
     if not stills and not found:
         raise ValueError(f"{path}: no clips in it ({', '.join(SUFFIXES)}, folders of pictures)")
     return found or [path]
@@ -48,11 +43,19 @@ def clips(path: Path) -> list[Path]:
 
 def left_out(path: Path) -> list[str]:
     """What of a folder `clips` passes over though it could be a clip, each with the reason."""
-    return _sorted(path)[2] if path.is_dir() else []
+    if not path.is_dir():
+        return []
+    found, stills = _sorted(path)
+    stems = {item.stem for item in found if item.suffix.lower() in container.MUXERS}
+    left = []
+    for item in stills if found else []:
+        what = "a clip's thumbnail" if item.stem in stems else "pictures beside clips"
+        left.append(f"{item.name} ({what})")
+    return left
 
 
-def _sorted(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
-    """Clips, pictures, and what is left out, of a folder."""
+def _sorted(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The clips and the pictures of a folder."""
     found, stills = [], []
     for item in pictures.listed(folder):
         suffix = item.suffix.lower()
@@ -62,9 +65,7 @@ def _sorted(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
             found.append(item)
         elif suffix in pictures.SUFFIXES:
             stills.append(item)
-    stems = {item.stem for item in found if item.suffix.lower() in container.MUXERS}
-    left = [f"{item.name} (a clip's thumbnail)" for item in stills if item.stem in stems]
-    return found, [item for item in stills if item.stem not in stems], left
+    return found, stills
 
 
 def _holds_pictures(folder: Path) -> bool:
