@@ -3,6 +3,7 @@
 import io
 import struct
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -213,6 +214,40 @@ def test_what_is_not_kept_is_named(tmp_path):
         assert word in pictures.not_kept(pictures.read(tmp_path / name), tmp_path / name), name
     (tmp_path / "plain.png").write_bytes(png(RGB, 2))
     assert pictures.not_kept(pictures.read(tmp_path / "plain.png"), tmp_path / "plain.png") == []
+
+
+def test_deep_files_that_pillow_makes_shallow_are_named(tmp_path):
+    pixels = np.arange(48, dtype=">u2").tobytes() * 3
+    jp2 = bytearray(encoded(Image.fromarray(RGB), "JPEG2000"))
+    at = jp2.index(b"ihdr") + 14
+    files = {
+        "a.ppm": (b"P6 6 4 255\n" + RGB.tobytes(), b"P6 6 4 65535\n" + pixels),
+        "b.jp2": (bytes(jp2), bytes(jp2[:at] + b"\x0f" + jp2[at + 1 :])),
+    }
+    for name, (shallow, deep) in files.items():
+        for content, told in ((shallow, []), (deep, ["more than 8 bit"])):
+            (tmp_path / name).write_bytes(content)
+            assert formats.header(tmp_path / name)[1] == told, name
+
+
+def test_the_depth_of_avif_is_in_its_header(tmp_path):
+    """A file of 10 bit is not at hand; pillow's own has a box of the same form for 8."""
+    content = encoded(Image.fromarray(RGB), "AVIF")
+    at = content.index(b"pixi") + 9
+    for depth in (8, 10, 12):
+        (tmp_path / "a.avif").write_bytes(content[:at] + bytes([depth]) + content[at + 1 :])
+        image = SimpleNamespace(
+            format="AVIF", mode="RGB", tile=[], filename=str(tmp_path / "a.avif")
+        )
+        assert formats.is_deep(image) == (depth > 8)
+
+
+def test_a_level_of_deep_grey_that_is_transparent(tmp_path):
+    array = RAMP.astype(np.uint16) * 257
+    (tmp_path / "a.png").write_bytes(png(array, 0, (b"tRNS", struct.pack(">H", 257 * 30))))
+    _, written = again(tmp_path / "a.png")
+    with Image.open(io.BytesIO(written)) as back:
+        assert np.array_equal(np.array(back.getchannel("A")) == 0, RAMP == 30)
 
 
 def test_a_header_bounds_what_a_file_may_cost(tmp_path):

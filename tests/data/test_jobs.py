@@ -62,6 +62,21 @@ def test_recursive_keeps_the_structure_and_avoids_its_own_results(tmp_path):
         find_jobs([photos / "empty"], None, out, recursive=True)
 
 
+def test_a_folder_that_cannot_be_read_costs_no_other(tmp_path, monkeypatch):
+    photos = touch(tmp_path / "in", "a.png", "locked/b.png", "z/c.png")
+    usual = Path.iterdir
+
+    def refuses(self):
+        if self.name == "locked":
+            raise PermissionError(13, "Permission denied", str(self))
+        return usual(self)
+
+    monkeypatch.setattr(Path, "iterdir", refuses)
+    jobs, line = find_jobs([photos], None, tmp_path / "out", recursive=True)
+    assert names(jobs, tmp_path / "out") == {"a.png": "a.png", "c.png": "z/c.png"}
+    assert line == f"left out: {photos}/locked (cannot be read)"
+
+
 def test_recursive_clips(tmp_path):
     films = touch(tmp_path / "in", "a.mp4", "day/b.mkv", "day/walk/1.png", "day/walk/2.png")
     jobs, _ = find_jobs([films], None, tmp_path / "out", video=True, recursive=True)

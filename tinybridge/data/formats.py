@@ -25,7 +25,7 @@ SUFFIXES = (
 TRANSPARENT = ("PNG", "WEBP", "TIFF", "AVIF", "TGA", "JPEG2000")  # get their transparency back
 PROFILED = ("PNG", "WEBP", "TIFF", "AVIF", "JPEG")  # get their colour profile back
 MEASURED = ("PNG", "JPEG", "TIFF", "BMP", "DIB")  # get their pixels per inch back
-FORMATS = (*TRANSPARENT, "JPEG", "BMP", "DIB", "PPM", "GIF", "ICO")  # what is opened
+FORMATS = (*TRANSPARENT, "JPEG", "BMP", "DIB", "PPM", "GIF")  # what is opened
 COLOUR_CHUNKS = (b"cHRM", b"gAMA", b"cICP", b"sRGB")  # of a PNG: what its numbers mean
 LOSSLESS_TIFF = ("tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "zstd")
 ORIENTATION = 0x0112  # an EXIF tag
@@ -190,6 +190,23 @@ def _lossless_webp(path: Path) -> bool:
     return False
 
 
+def is_deep(image: Image.Image) -> bool:
+    """Whether a sample has more than 8 bit as the file stores it; before the picture is loaded."""
+    if ";16" in str(image.tile) or image.mode[0] in "IF":
+        return True
+    if image.format == "PPM":
+        return any(isinstance(arg, int) and arg > 255 for arg in image.tile[0].args)
+    box, at = {"AVIF": (b"pixi", 9), "JPEG2000": (b"ihdr", 14)}.get(image.format, (b"", 0))
+    if not box:
+        return False
+    with open(image.filename, "rb") as file:
+        _, _, depths = file.read(2**16).partition(box)
+    if len(depths) < at:
+        return False
+    bits = depths[at - len(box)]
+    return bits > 8 if box == b"pixi" else (bits & 127) + 1 > 8
+
+
 def unread(image: Image.Image) -> list[str]:
     """What of a file is not in its first frame's pixels, in words for "not kept"."""
     lost = []
@@ -199,7 +216,7 @@ def unread(image: Image.Image) -> list[str]:
         frames = 1
     if frames > 1:
         lost.append(f"{frames - 1} of {frames} frames")
-    if ";16" in str(image.tile) or image.mode[0] in "IF":
+    if is_deep(image):
         lost.append("more than 8 bit")
     if image.mode[0] in "1LIF" and image.mode != "LAB":
         lost.append("grey, it becomes RGB")
@@ -209,6 +226,8 @@ def unread(image: Image.Image) -> list[str]:
     if profile and colour_space(profile) != "RGB":
         lost.append(f"a colour profile of {colour_space(profile) or 'no'} colours")
     names = {"exif": "EXIF", "xmp": "XMP", "photoshop": "IPTC", "comment": "comment"}
+    if image.format == "JPEG2000":
+        names.pop("comment")  # it only tells which encoder was used
     lost += [name for key, name in names.items() if image.info.get(key)]
     if image.format == "PNG" and any(isinstance(value, str) for value in image.info.values()):
         lost.append("texts")

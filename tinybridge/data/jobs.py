@@ -158,9 +158,12 @@ def _in_folder(
             continue
         try:
             files = list_folder(place)
-        except ValueError:
+        except (ValueError, OSError) as error:
             if not recursive:
                 raise
+            if isinstance(error, OSError):
+                passed_over.setdefault("cannot be read", []).append(shown(place))
+                continue
             files = []
         for file in files:
             name = Path(file.name) if file == folder else file.relative_to(folder)
@@ -177,7 +180,11 @@ def _in_folder(
 def _walk(folder: Path, out: Path) -> Iterator[Path]:
     """A folder and those below it, but for hidden ones, links and the one that is written to."""
     yield folder
-    for item in pictures.listed(folder):
+    try:
+        items = pictures.listed(folder)
+    except OSError:  # whoever takes the folder finds out, too
+        return
+    for item in items:
         if item.is_dir() and not item.is_symlink() and item.resolve() != out.resolve():
             yield from _walk(item, out)
 

@@ -73,6 +73,9 @@ def read(path: Path, most: int = LARGEST) -> Picture:
         flag = formats.orientation(image)  # 1 of a TIFF, which pillow has turned already
         upright = image.transpose(UPRIGHT[flag]) if flag in UPRIGHT else image
         if image.mode[0] in "IF":  # grey in 16 bit or more
+            if "transparency" in image.info:  # one of its levels
+                seen = np.asarray(upright) != image.info["transparency"]  # [H, W]
+                about["alpha"] = torch.from_numpy(seen[None].astype(np.float32))
             return Picture(_deep_grey(image, upright), **about)
         if image.has_transparency_data:
             upright = upright.convert("RGBA")
