@@ -109,7 +109,9 @@ class Lab:
         self.path, self.files, self.budget, self.out, self.store = path, files, budget, out, store
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.backbone = weights.load_backbone(name, path, device, keep_encoder=True)
-        self.title = (path.name if path else f"tiny {name}") + (f" {files.stem}" if files else "")
+        self.title = path.name if path else f"tiny {name}"
+        if files is not None:
+            self.title += f" {files.resolve().name}"  # the suffix too: fog.v1 is not fog.v2
         _, self.rates, size = train.DEFAULTS[name, path is not None]
         self.side, self.frames = parse_size(size, size)
         self.found, self.kinds = [], degradations.KINDS

@@ -9,6 +9,7 @@ Ours are .safetensors files with metadata; the authors' are .pt files (arXiv 260
 `deep_prompt_bank` and `alphas`), read without executing pickled code.
 """
 
+import json
 import math
 import pickle
 import re
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -219,18 +221,20 @@ def _write(prompt: Prompt | Tokens, path: Path) -> None:
 
 
 def _read_ours(path: Path) -> Prompt | Tokens:
+    content = path.read_bytes()  # safe_open opens no file whose name is not UTF-8
     try:
-        with safe_open(path, framework="pt") as file:
-            names, meta = set(file.keys()), dict(file.metadata() or {})
-            if names == {"tokens"}:
-                return Tokens(file.get_tensor("tokens"), meta)
-            if names == {"residual", "gates"}:
-                return Prompt(file.get_tensor("residual"), file.get_tensor("gates"), meta)
-    except SafetensorError as error:
+        tensors = load_tensors(content)
+    except (SafetensorError, KeyError) as error:  # damaged; a type that torch does not have
         raise ValueError(
             f"not a readable safetensors file ({error}), and none of torch.save: get it again"
         ) from None
-    found = ", ".join(sorted(names)[:3])
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    meta = header.get("__metadata__") or {}
+    if tensors.keys() == {"tokens"}:
+        return Tokens(tensors["tokens"], meta)
+    if tensors.keys() == {"residual", "gates"}:
+        return Prompt(tensors["residual"], tensors["gates"], meta)
+    found = ", ".join(sorted(tensors)[:3])
     raise ValueError(f"no prompt: tensors residual and gates expected, found {found or 'none'}")
 
 

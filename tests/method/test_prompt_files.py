@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pickle
 import resource
 import signal
@@ -174,6 +175,14 @@ def test_a_folder_is_told_and_names_from_files_are_printable(tmp_path):
     file = tmp_path / "p.safetensors"
     save_file({"a\nb\x1b[1m": torch.zeros(2)}, file)
     assert "found a b [1m" in refused(file)
+
+
+def test_a_name_that_is_not_utf_8_is_no_hindrance(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9"))
+    folder.mkdir()
+    Prompt(RESIDUAL, GATES, {"t0": "0.2"}).save(folder / "p.safetensors")
+    back = load(folder / "p.safetensors")
+    assert torch.equal(back.residual, RESIDUAL) and back.meta["t0"] == "0.2"
 
 
 @pytest.mark.parametrize("start", [b"PK\x03\x04", struct.pack("<Q", 100) + b"{"])

@@ -142,7 +142,7 @@ def test_pairs_from_files_and_their_degradations(tmp_path):
     assert lab.kinds == ("rain", "snow")
     one, other = lab.of(lab.job("snow", 0)), lab.of(lab.job("snow", 1))
     assert one is other and len(one.x0) == 1 and len(one.clean) == 1
-    assert lab.job("snow").backbone == "tiny flux pairs"
+    assert lab.job("snow").backbone == "tiny flux pairs.json"
     assert torch.isfinite(torch.tensor(lab.measure(lab.job("snow"))["psnr"]))
 
 
