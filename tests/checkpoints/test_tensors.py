@@ -134,6 +134,11 @@ def test_fused_rows_of_other_heights_are_misshapen(tmp_path):
     save_file(state, tmp_path / "x.safetensors")
     message = error_of(weights.load_flux, tmp_path / "x.safetensors")
     assert "1 misshapen (double_blocks.0.img_attn.qkv.bias [96]" in message
+    state |= {f"transformer_blocks.0.attn.{part}.bias": torch.ones(()) for part in ("to_q", "to_k")}
+    state["transformer_blocks.0.attn.to_v.bias"] = torch.ones(())
+    save_file(state, tmp_path / "x.safetensors")
+    message = error_of(weights.load_flux, tmp_path / "x.safetensors")
+    assert "1 misshapen (double_blocks.0.img_attn.qkv.bias [96]" in message
 
 
 @pytest.mark.parametrize(

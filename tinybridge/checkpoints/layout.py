@@ -150,8 +150,10 @@ def joined(shapes: list[tuple[int, ...]], rule: str) -> tuple[int, ...] | None:
     """The shape that `join` gives, None where the parts do not go together."""
     first = shapes[0]
     if rule.startswith("rows"):
-        fits = all(shape[1:] == first[1:] for shape in shapes) and set(shapes[:3]) == {first}
-        return (sum(shape[0] for shape in shapes), *first[1:]) if fits else None
+        alike = set(shapes[:3]) == {first} and all(shape[1:] == first[1:] for shape in shapes)
+        if not alike or () in shapes:
+            return None
+        return (sum(shape[0] for shape in shapes), *first[1:])
     return (*first, 1, 1) if rule == "squeeze 1x1" and len(first) == 2 else first
 
 
