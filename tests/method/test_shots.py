@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tinybridge.data import degradations, moving_scenes, scenes
+from tinybridge.data import degradations, moving_scenes
 from tinybridge.metrics import cuts, shots
 
 KINDS = ["clean", *degradations.KINDS]

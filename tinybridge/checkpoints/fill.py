@@ -11,16 +11,12 @@ from tinybridge.checkpoints.layout import Has, Shape, Table, join, joined, plan
 from tinybridge.checkpoints.tensors import DTYPES, Checkpoint, values
 
 
-def one_embedding(checkpoint: Checkpoint, twins: tuple[str, ...]) -> Checkpoint:
-    """Without the second name of a tensor that has two; ValueError where their values differ."""
-    if not twins or twins[1] not in checkpoint.entries:
-        return checkpoint
+def one_embedding(checkpoint: Checkpoint, twins: tuple[str, ...]) -> None:
+    """ValueError where the two names of one tensor have different values."""
     own, other = (checkpoint.read(name, checkpoint.dtype()) for name in twins)
     if not torch.equal(own, other):
         told = f"{twins[0]} and {twins[1]} differ, expected one embedding"
         raise ValueError(f"{checkpoint.path}: {told}")
-    entries = {name: e for name, e in checkpoint.entries.items() if name != twins[1]}
-    return replace(checkpoint, entries=entries)
 
 
 def lookup(checkpoint: Checkpoint, table: Table | None) -> tuple[Shape, Has]:
@@ -60,13 +56,15 @@ def fill(
     device: torch.device | str,
     dtype: torch.dtype,
     wide: tuple[str, ...] = (),
+    twins: tuple[str, ...] = (),
 ) -> None:
     """Give a model built on the meta device its tensors, one at a time, frozen.
 
     Every tensor of the file is used once and every tensor of the model is filled, otherwise one
     ValueError lists the first missing, unexpected and misshapen ones, before a value is read.
     On the device "meta" that check is all that happens. wide: modules and parameters by their
-    name in the tree that are float32 at least, whatever dtype is.
+    name in the tree that are float32 at least, whatever dtype is. twins: two names that a file may
+    have for one tensor, the second of which is then only compared.
     """
 
     def at(name: str) -> torch.dtype:
@@ -75,12 +73,19 @@ def fill(
 
     wanted = model.state_dict()
     rows = plan(wanted, table)
-    account(checkpoint, rows, {name: tuple(meta.shape) for name, meta in wanted.items()})
+    both = bool(twins) and checkpoint.entries.keys() >= set(twins)
+    used = checkpoint
+    if both:
+        entries = {name: e for name, e in checkpoint.entries.items() if name != twins[1]}
+        used = replace(checkpoint, entries=entries)
+    account(used, rows, {name: tuple(meta.shape) for name, meta in wanted.items()})
     model.eval().requires_grad_(False)
     if torch.device(device).type == "meta":
         state = {name: meta.to(at(name)) for name, meta in wanted.items()}
         model.load_state_dict(state, assign=True)
         return
+    if both:
+        one_embedding(checkpoint, twins)
     state = {}
     for name, (parts, rule) in rows.items():
         found = [checkpoint.entries[part] for part in parts]

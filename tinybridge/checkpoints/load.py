@@ -12,7 +12,7 @@ import torch
 
 from tinybridge import wan_vae
 from tinybridge.checkpoints import layout
-from tinybridge.checkpoints.fill import fill, lookup, one_embedding
+from tinybridge.checkpoints.fill import fill, lookup
 from tinybridge.checkpoints.folders import find, home
 from tinybridge.checkpoints.identify import FAMILIES, KINDS, identify, plain
 from tinybridge.checkpoints.layout import Kind, Table, read_json
@@ -132,7 +132,7 @@ def configure(kind: Kind, checkpoint: Checkpoint, table: Table | None) -> Any:
 
 def build(opened: Opened, device: Device, dtype: Dtype) -> Any:
     """The model of an opened checkpoint, filled, frozen, in eval mode."""
-    kind, checkpoint = opened.kind, one_embedding(opened.checkpoint, opened.kind.twins)
+    kind, checkpoint = opened.kind, opened.checkpoint
     try:
         with torch.device("meta"):
             model = kind.model(opened.config)
@@ -143,7 +143,7 @@ def build(opened: Opened, device: Device, dtype: Dtype) -> Any:
         dtype = checkpoint.dtype()
         if dtype == torch.float16 and not kind.half:
             dtype = torch.float32
-    fill(model, checkpoint, opened.table, device, dtype, kind.float32)
+    fill(model, checkpoint, opened.table, device, dtype, kind.float32, kind.twins)
     return model
 
 
