@@ -73,7 +73,7 @@ def as_oserror(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # encoders may raise anything
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise OSError(f"{path}: cannot be written ({reason})") from None
 
 

@@ -51,7 +51,7 @@ class VideoWriter:
         try:
             with as_oserror(path):
                 self.out = av.open(str(scratch), "w", format=kind, options=options)
-            self._add_video(video, matroska)
+                self._add_video(video, matroska)
             tracks = copied(self.source)
             self.tracks = {track.index: self._add_copy(track) for track in tracks}
             told = {k: v for k, v in self.source.metadata.items() if k not in OURS}
@@ -81,9 +81,8 @@ class VideoWriter:
         context.flags |= av.codec.context.Flags.frame_duration
         for name, value in self.like.tags.items():
             setattr(context, name, value)
-        coarse = context.pix_fmt != "yuv444p"
-        if coarse and not vp9 and H % 2 + W % 2:
-            context.pix_fmt = "yuv444p"
+        if H % 2 + W % 2 and not vp9:
+            context.pix_fmt = "yuv444p"  # x264 has odd sizes in no other
         for name in ("language", "title"):
             if name in video.metadata:
                 self.video.metadata[name] = video.metadata[name]
