@@ -72,7 +72,7 @@ def as_oserror(path: Path) -> Iterator[None]:
     """Whatever a library or the system cannot do here is an OSError about `path`, in one line."""
     try:
         yield
-    except Exception as error:  # encoders may raise anything
+    except (OSError, ValueError, RuntimeError) as error:  # libav's and libwebp's own as well
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise OSError(f"{path}: cannot be written ({reason})") from None
 
