@@ -176,9 +176,11 @@ def cuts(clip: Tensor) -> list[int]:
 
 def format_cuts(frames: list[int]) -> str:
     """Cuts in words: how many, and where the first five are."""
+    if len(frames) == 1:
+        return f"1 scene cut (frame {frames[0]})"
     places = ", ".join(str(frame) for frame in frames[:5])
     more = ", ..." if len(frames) > 5 else ""
-    return f"{len(frames)} scene {'cuts' if len(frames) > 1 else 'cut'} (frame {places}{more})"
+    return f"{len(frames)} scene cuts (frames {places}{more})"
 
 
 def shots(clip: Tensor | Iterable[Tensor]) -> Iterator[tuple[int, Iterator[Tensor]]]:

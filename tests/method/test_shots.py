@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tinybridge.data import degradations, moving_scenes
-from tinybridge.metrics import cuts, shots
+from tinybridge.metrics import cuts, format_cuts, shots
 
 KINDS = ["clean", *degradations.KINDS]
 SEEDS = list(range(40, 46))
@@ -106,3 +106,9 @@ def test_a_stream_holds_four_frames():
     for k, _ in enumerate(frames):
         assert len(pulled) == min(30, k + 4)
     assert k == 29 and list(shots([])) == []
+
+
+def test_cuts_in_words():
+    assert format_cuts([14]) == "1 scene cut (frame 14)"
+    assert format_cuts([4, 8]) == "2 scene cuts (frames 4, 8)"
+    assert format_cuts(list(range(4, 40, 4))) == "9 scene cuts (frames 4, 8, 12, 16, 20, ...)"
