@@ -174,9 +174,9 @@ def test_matching_takes_linear_time(tmp_path):
     n = 10_000
     touch(tmp_path / "degraded", *(f"{k}.jpg" for k in range(n)))
     touch(tmp_path / "clean", *(f"{k}.png" for k in range(n)))
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(matched(tmp_path)) == n
-    assert time.perf_counter() - began < 6  # about 1 s; a search per file took half an hour
+    assert time.process_time() - began < 6  # about 1 s; a search per file took half an hour
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
