@@ -15,7 +15,9 @@ from tests.oracles.wan_files import same, small
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "transformer.", "net.")
 
 
-@pytest.mark.parametrize("prefix", [*PREFIXES, "module.", "module.model.", "_orig_mod."])
+@pytest.mark.parametrize(
+    "prefix", [*PREFIXES, "module.", "module.model.", "base_model.model.", "unet."]
+)
 def test_words_before_every_name(tmp_path, prefix):
     for state in (FLUX, OTHER):
         file = saved(tmp_path, wrapped(prefix, state))

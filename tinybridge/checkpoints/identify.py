@@ -18,8 +18,9 @@ FAMILIES = {family.name: family for family in (flux.FAMILY, wan.FAMILY)}
 
 # Words that a published tensor's own name never begins with: a chain of them is a wrapping.
 WRAPPING = re.compile(
-    r"((module|_orig_mod|net|model|diffusion_model|transformer|dit|vae|first_stage_model"
-    r"|text_encoders?|text_encoder_2|cond_stage_model|clip_l|t5xxl|umt5xxl)\.)*"
+    r"((module|_orig_mod|base_model|net|model|diffusion_model|transformer|dit|unet|pipe|generator"
+    r"|vae|autoencoder|first_stage_model|text_encoders?|text_encoder_2|cond_stage_model|conditioner"
+    r"|embedders\.\d+|clip_[lg]|t5xxl|umt5xxl)\.)*"
 )
 
 STRANGERS = (  # words, and what the names of such a file match, all of it
@@ -28,6 +29,7 @@ STRANGERS = (  # words, and what the names of such a file match, all of it
         r"lora|hada_w\d|lokr_w|dora_scale|\.diff(_b)?$|\.alpha$",
     ),
     ("an IP-Adapter, which is no model by itself", r"ip_adapter|^double_blocks\.\d+\.processor\."),
+    ("a PuLID adapter, which is no model by itself", r"^pulid_|^id_adapter|^id_former"),
     ("a ControlNet", r"^controlnet_|^input_hint_block\.|^control_blocks\.|^control_model\."),
     ("FLUX.1 Redux, an adapter for pictures", r"^redux_(up|down)"),
     ("weights in 4 bits (bitsandbytes nf4 or fp4)", r"\.absmax$|\.quant_map$|\.quant_state"),
