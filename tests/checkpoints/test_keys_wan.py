@@ -5,7 +5,8 @@ import torch
 from diffusers.loaders import single_file_utils as converter
 
 from tests.oracles.official import shapes
-from tests.oracles.wan import diffusers_twin, error, inputs, run_twin, tiny
+from tests.oracles.plain import error
+from tests.oracles.wan import diffusers_twin, inputs, run_twin, tiny
 from tinybridge.checkpoints.identify import identify
 from tinybridge.checkpoints.layout import plan
 from tinybridge.checkpoints.wan import WAN_TABLE

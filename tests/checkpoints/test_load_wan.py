@@ -12,8 +12,9 @@ from transformers import UMT5Config, UMT5EncoderModel
 import weights
 from tests.oracles import official
 from tests.oracles.folders import error_of, to_other, write_header, write_shards
+from tests.oracles.plain import error
 from tests.oracles.text import t5
-from tests.oracles.wan import diffusers_twin, error, inputs, run_twin, tiny
+from tests.oracles.wan import diffusers_twin, inputs, run_twin, tiny
 from tests.oracles.wan_files import LOAD, PTH, same, small, vendor
 from tests.oracles.wan_vae import CONFIGS, autoencoder, clip, from_diffusers, from_ours
 from tests.oracles.wan_vae import diffusers_twin as vae_twin

@@ -10,7 +10,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 import weights
 from tests.oracles import prompts as oracle
 from tests.oracles.folders import error_of
-from tests.oracles.wan import error
+from tests.oracles.plain import error
 from tests.oracles.wan_files import LENGTH, write_wan
 from tests.oracles.wan_vae import autoencoder, small
 from tinybridge import bridge as bridges

@@ -14,8 +14,8 @@ import sample
 import train
 import weights
 from tests.oracles.folders import write_folder
+from tests.oracles.plain import error
 from tests.oracles.prompts import sized
-from tests.oracles.wan import error
 from tests.oracles.wan_files import write_wan
 from tinybridge.backbone import Backbone
 from tinybridge.data import pictures, scenes

@@ -8,17 +8,15 @@ from tests.oracles.flux_vae import (
     CONFIGS,
     SMALL,
     autoencoder,
-    both_dtypes,
     diffusers_twin,
     every_config,
     from_diffusers,
     from_ours,
     literal,
     picture,
-    random,
     raw,
-    relative,
 )
+from tests.oracles.plain import both_dtypes, error, random
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
 
 # ---- keys --------------------------------------------------------------------------------------
@@ -42,7 +40,7 @@ def test_encode_and_decode_equal_diffusers(config, dtype):
     expected = from_diffusers(diffusers_twin(model), pixels)
     for name, found in from_ours(model, pixels, expected["mean"]).items():
         bar = 1e-5 if dtype == torch.float32 else 1e-6
-        assert relative(found, expected[name]) <= bar, name
+        assert error(found, expected[name]) <= bar, name
 
 
 def test_moving_any_one_weight_breaks_the_equality_with_diffusers():
@@ -55,7 +53,7 @@ def test_moving_any_one_weight_breaks_the_equality_with_diffusers():
         kept = weight.clone()
         weight.view(-1)[0] += 0.1
         found = from_ours(model, pixels, expected["mean"])
-        assert max(relative(found[part], expected[part]) for part in found) > 1e-5, name
+        assert max(error(found[part], expected[part]) for part in found) > 1e-5, name
         weight.copy_(kept)
 
 
@@ -81,10 +79,10 @@ def test_both_halves_equal_their_formulas_in_float64(config):
     pixels = picture(model, dtype=torch.float64)
     mean, logvar = literal(model, "encoder", pixels).chunk(2, 1)
     found = model.moments(pixels)
-    assert relative(found[0], mean) <= 1e-10
-    assert relative(found[1], logvar.clamp(-30, 20)) <= 1e-10
+    assert error(found[0], mean) <= 1e-10
+    assert error(found[1], logvar.clamp(-30, 20)) <= 1e-10
     z = random(*mean.shape, dtype=torch.float64)
-    assert relative(model.decode(z), literal(model, "decoder", z / 0.3611 + 0.1159)) <= 1e-10
+    assert error(model.decode(z), literal(model, "decoder", z / 0.3611 + 0.1159)) <= 1e-10
 
 
 def test_the_formulas_disagree_once_a_weight_is_moved():
@@ -92,7 +90,7 @@ def test_the_formulas_disagree_once_a_weight_is_moved():
     z = random(1, 16, 3, 3, dtype=torch.float64)
     expected = literal(model, "decoder", z / 0.3611 + 0.1159)
     model.decoder.up[2].block[0].norm2.bias[0] += 1e-6
-    assert relative(model.decode(z), expected) > 1e-10
+    assert error(model.decode(z), expected) > 1e-10
 
 
 # ---- traps -------------------------------------------------------------------------------------

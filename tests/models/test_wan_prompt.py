@@ -1,12 +1,11 @@
-"""The prompt in WAN: one-pass, prepared and checkpointed forms against the literal two passes."""
-
-import math
+"""The prompt in WAN: prepared keys and folded padding against the literal two passes."""
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.oracles.plain import error, exact, random
 from tests.oracles.prompts import write_wan
 from tests.oracles.wan import (
     N_BLOCKS,
@@ -14,76 +13,14 @@ from tests.oracles.wan import (
     L,
     a_prompt,
     diffusers_twin,
-    error,
-    exact,
     inject,
     inputs,
     literal,
-    random,
     run_twin,
     tiny,
 )
 from tinybridge.prompt import Prompt
 from tinybridge.wan import Wan, WanConfig
-
-
-@pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 1e-5), (torch.float64, 1e-6)])
-def test_prompt_equals_diffusers_cross_attention_called_twice(dtype, bar):
-    model, given, prompt = tiny(dtype), inputs(dtype), a_prompt(dtype=dtype)
-    want = run_twin(inject(diffusers_twin(model), prompt), **given)
-    assert error(model(**given), want) > 0.05  # the prompt does something
-    assert error(model(**given, prompt=prompt), want) < bar
-    given["context"] = given["context"][:1]
-    want = run_twin(inject(diffusers_twin(model), prompt), **expanded(given))
-    assert error(model(**given, prompt=model.prepare([prompt], given["context"])), want) < bar
-    prompt.gates[3] += 0.01
-    assert error(model(**given, prompt=prompt), want) > bar
-
-
-def expanded(given: dict) -> dict:
-    return {**given, "context": given["context"].expand(len(given["x"]), -1, -1)}
-
-
-def test_prompt_and_its_gradients_equal_the_formulas_in_fp64():
-    model, given = tiny(torch.float64), exact(inputs(torch.float64))
-    gradients = []
-    for form in (model, lambda **a: literal(model.state_dict(), model.config, **a)):
-        prompt = a_prompt(dtype=torch.float64)
-        prompt.residual.requires_grad_(), prompt.gates.requires_grad_()
-        out = form(**given, prompt=prompt)
-        loss = (out * random(*out.shape, seed=9, dtype=torch.float64)).sum()
-        gradients.append((out.detach(), *torch.autograd.grad(loss, vars(prompt).values())))
-    for ours, theirs in zip(*gradients, strict=True):
-        assert error(ours, theirs) < 1e-10
-    assert error(gradients[0][1].flip(0), gradients[1][1]) > 1e-3
-
-
-def test_gates_of_zero_equal_no_prompt_bit_for_bit():
-    for dtype in (torch.float32, torch.bfloat16):
-        model, given, prompt = tiny(dtype), inputs(dtype), a_prompt()
-        given["context"] = given["context"][:1]
-        prompt.gates.zero_()
-        assert torch.equal(model(**given), model(**given, prompt=prompt))
-        with_it, without = (model.prepare(some, given["context"]) for some in ([prompt], []))
-        assert torch.equal(model(**given, prompt=without), model(**given, prompt=with_it))
-
-
-def test_gradients_reach_residual_and_gates_and_nothing_else():
-    model, given, prompt = tiny(), inputs(), a_prompt()
-    prompt.residual.requires_grad_(), prompt.gates.requires_grad_()
-    model(**given, prompt=prompt).square().mean().backward()
-    assert (prompt.residual.grad.abs().amax(1) > 0).all()
-    assert (prompt.gates.grad != 0).all()
-    assert all(weight.grad is None for weight in model.parameters())
-    assert all(value.grad is None for value in given.values())
-
-
-def test_gates_of_zero_stop_the_residuals_gradient_only():
-    model, given, prompt = tiny(), inputs(), a_prompt()
-    prompt.gates.zero_().requires_grad_(), prompt.residual.requires_grad_()
-    model(**given, prompt=prompt).square().mean().backward()
-    assert (prompt.residual.grad == 0).all()
-    assert (prompt.gates.grad != 0).all()
 
 
 @pytest.mark.parametrize("rows", [L, 226, 3])
@@ -105,53 +42,6 @@ def test_prepared_keys_equal_the_literal_passes(dtype, bar, rows):
         for term in terms.blocks:
             term.bias[-1] = 0
         assert error(model(**given, prompt=terms), want) > 1e-2
-
-
-def test_three_prepared_prompts_run_as_one_sample_major_batch():
-    model, given = tiny(torch.float64), inputs(torch.float64)
-    given["context"] = given["context"][:1]
-    prompts = [a_prompt(seed, dtype=torch.float64) for seed in (5, 6, 7)]
-    want = torch.stack([model(**given, prompt=prompt) for prompt in prompts], 1).flatten(0, 1)
-    repeated = {name: given[name].repeat_interleave(3, 0) for name in "xt"}
-    repeated["context"] = given["context"]
-    terms = model.prepare(prompts, given["context"])
-    assert terms.count == 3 and model.prepare([], given["context"]).count == 1
-    assert [tuple(term.prompt[1].shape) for term in terms.blocks] == [(3, L, 3, 16)] * N_BLOCKS
-    assert error(model(**repeated, prompt=terms), want) < 1e-12
-    other = model.prepare(prompts[::-1], given["context"])
-    assert error(model(**repeated, prompt=other), want) > 1e-2
-
-
-def test_terms_replace_the_text_and_the_times_weights():
-    model, given, prompt = tiny(torch.float64), inputs(torch.float64), a_prompt()
-    given["context"] = given["context"][:1]
-    want = model(**given, prompt=prompt)
-    times = torch.tensor([0.4, 0.8, 0.1, 0.399])
-    terms = model.prepare([prompt], given["context"], times)
-    untabled = model.prepare([prompt], given["context"])
-    for name, weight in model.named_parameters():
-        if any(part in name for part in ("text_", "time_", "cross_attn.k", "cross_attn.v")):
-            weight.fill_(math.nan)
-    assert error(model(**given, prompt=terms), want) < 1e-12
-    assert model(**given, prompt=untabled).isnan().all()
-    given["t"] = given["t"] + 1e-4
-    with pytest.raises(ValueError, match="not among the 4 prepared times"):
-        model(**given, prompt=terms)
-
-
-def test_checkpointing_gives_the_same_gradients_and_runs_each_block_twice():
-    results = []
-    for checkpointing in (False, True):
-        model, given, prompt = tiny(), inputs(), a_prompt()
-        model.checkpointing, calls = checkpointing, []
-        for block in model.blocks:
-            block.register_forward_pre_hook(lambda *_: calls.append(1))  # noqa: B023
-        prompt.residual.requires_grad_(), prompt.gates.requires_grad_()
-        model(**given, prompt=prompt).square().mean().backward()
-        results.append((prompt.residual.grad, prompt.gates.grad))
-        assert len(calls) == N_BLOCKS * (1 + checkpointing)
-    for kept, recomputed in zip(*results, strict=True):
-        assert torch.equal(kept, recomputed)
 
 
 def flops(run) -> int:

@@ -7,11 +7,11 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from tests.oracles import official
+from tests.oracles.plain import both_dtypes, error, random
 from tests.oracles.wan_vae import (
     CONFIGS,
     SMALL,
     autoencoder,
-    both_dtypes,
     clip,
     diffusers_twin,
     every_config,
@@ -19,9 +19,7 @@ from tests.oracles.wan_vae import (
     from_ours,
     literal,
     normal,
-    random,
     raw,
-    relative,
 )
 from tinybridge.parts.causal import framewise
 from tinybridge.wan_vae import MEAN, STD, AutoEncoder, AutoEncoderConfig
@@ -49,7 +47,7 @@ def test_encode_and_decode_equal_diffusers(config, dtype, frames):
     for name, found in from_ours(model, pixels, expected["mean"]).items():
         bar = 1e-5 if dtype == torch.float32 else 1e-6
         assert found.shape == expected[name].shape
-        assert relative(found, expected[name]) <= bar, name
+        assert error(found, expected[name]) <= bar, name
 
 
 def test_moving_any_one_weight_breaks_the_equality_with_diffusers():
@@ -60,7 +58,7 @@ def test_moving_any_one_weight_breaks_the_equality_with_diffusers():
         kept = weight.clone()
         weight.view(-1)[0] += 0.1
         found = from_ours(model, pixels, expected["mean"])
-        assert max(relative(found[part], expected[part]) for part in found) > 1e-5, name
+        assert max(error(found[part], expected[part]) for part in found) > 1e-5, name
         weight.copy_(kept)
 
 
@@ -91,7 +89,7 @@ def test_the_formulas_disagree_once_a_weight_is_moved():
     z = random(1, 6, 3, 3, 3, dtype=torch.float64)
     expected = literal(model, "decoder", raw(model, z))
     model.decoder.upsamples[2].time_conv.bias[0] += 1e-6
-    assert relative(model.decode(z), expected) > 1e-10
+    assert error(model.decode(z), expected) > 1e-10
 
 
 # ---- traps -------------------------------------------------------------------------------------

@@ -3,18 +3,8 @@
 import pytest
 import torch
 
-from tests.oracles.wan_vae import (
-    SMALL,
-    autoencoder,
-    both_dtypes,
-    clip,
-    every_config,
-    literal,
-    normal,
-    random,
-    raw,
-    relative,
-)
+from tests.oracles.plain import both_dtypes, error, random
+from tests.oracles.wan_vae import SMALL, autoencoder, clip, every_config, literal, normal, raw
 from tinybridge.parts.causal import double, halve, in_groups, over_time
 
 CHUNKINGS = ((17,), (1, 4, 4, 4, 4), (1,) * 17, (5, 4, 8), (2, 3, 1, 7, 4), (9, 0, 8))
@@ -31,11 +21,11 @@ def test_any_chunking_equals_the_formulas_of_the_whole_clip(config, dtype):
     mean, logvar = moments.chunk(2, 1)
     bar = 1e-10 if dtype == torch.float64 else 1e-5
     found = model.moments(pixels)
-    assert relative(found[0], mean) <= bar
-    assert relative(found[1], logvar.clamp(-30, 20)) <= bar
+    assert error(found[0], mean) <= bar
+    assert error(found[1], logvar.clamp(-30, 20)) <= bar
     z = normal(model, mean).to(dtype)
     decoded, whole = literal(exact, "decoder", raw(model, z.double())), model.decode(z)
-    assert relative(whole, decoded) <= bar
+    assert error(whole, decoded) <= bar
     for sizes in CHUNKINGS:
         stream = list(model.encode_chunks(pixels.split(sizes, 2)))
         assert [part.shape[2] for part in stream] == [1] * 5
@@ -52,12 +42,12 @@ def test_the_network_itself_takes_chunks_of_several_latent_frames(config, sizes)
     model = autoencoder(config, torch.float64)
     pixels, cache = clip(model, 17, 2, 3, dtype=torch.float64), {}
     moments = [model.conv1(model.encoder(x, cache)) for x in pixels.split(sizes, 2)]
-    assert relative(torch.cat(moments, 2), literal(model, "encoder", pixels)) <= 1e-10
+    assert error(torch.cat(moments, 2), literal(model, "encoder", pixels)) <= 1e-10
     z, cache = torch.cat(moments, 2).chunk(2, 1)[0], {}
     frames = [
         model.decoder(model.conv2(x), cache) for x in z.split([n // 4 + n % 2 for n in sizes], 2)
     ]
-    assert relative(torch.cat(frames, 2), literal(model, "decoder", z)) <= 1e-10
+    assert error(torch.cat(frames, 2), literal(model, "decoder", z)) <= 1e-10
 
 
 # ---- caches belong to the call ---
@@ -83,8 +73,8 @@ def test_a_batch_is_its_clips_one_by_one():
     pixels = clip(model, 9, batch=3, dtype=torch.float64)
     z = model.encode(pixels)
     single = torch.cat([model.encode(x[None]) for x in pixels])
-    assert relative(z, single) <= 1e-12
-    assert relative(model.decode(z), torch.cat([model.decode(x[None]) for x in z])) <= 1e-12
+    assert error(z, single) <= 1e-12
+    assert error(model.decode(z), torch.cat([model.decode(x[None]) for x in z])) <= 1e-12
 
 
 # ---- causality ---
@@ -186,10 +176,10 @@ def test_the_fast_form_for_one_clip_on_a_cpu_is_the_convolution(stride, kernel):
     for frames in (3, 5, 6, 9):
         x = random(1, 5, frames, 4, 6).requires_grad_()
         found, expected = over_time(layer, x), layer(x)
-        assert found.shape == expected.shape and relative(found, expected) <= 1e-6
+        assert found.shape == expected.shape and error(found, expected) <= 1e-6
         weights = random(*found.shape)
         grads = [
             torch.autograd.grad((y * weights).sum(), [x, *layer.parameters()])
             for y in (found, expected)
         ]
-        assert max(map(relative, *grads)) <= 1e-5
+        assert max(map(error, *grads)) <= 1e-5

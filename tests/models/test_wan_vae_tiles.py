@@ -6,16 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.oracles.wan_vae import (
-    CONFIGS,
-    SMALL,
-    autoencoder,
-    both_dtypes,
-    clip,
-    every_config,
-    random,
-    relative,
-)
+from tests.oracles.plain import both_dtypes, error, random
+from tests.oracles.wan_vae import CONFIGS, SMALL, autoencoder, clip, every_config
 from tinybridge import wan_vae
 
 FOUR = CONFIGS["four-levels"]
@@ -36,9 +28,9 @@ def test_tiled_equals_untiled(config, dtype):
     for rows, columns, tile in ((11, 7, 4), (3, 9, 3)):
         pixels = smooth(model, rows, columns, 9, 2, dtype)
         z, tile = model.encode(pixels), tile * model.stride
-        assert relative(model.encode(pixels, tile), z) <= bar
-        assert relative(model.moments(pixels, tile)[1], model.moments(pixels)[1]) <= bar
-        assert relative(model.decode(z, tile), model.decode(z)) <= bar
+        assert error(model.encode(pixels, tile), z) <= bar
+        assert error(model.moments(pixels, tile)[1], model.moments(pixels)[1]) <= bar
+        assert error(model.decode(z, tile), model.decode(z)) <= bar
         stream = torch.cat(list(model.encode_chunks(pixels.split(2, 2), tile)), 2)
         assert torch.equal(stream, model.encode(pixels, tile))
 
@@ -59,10 +51,10 @@ def test_the_margin_is_wide_enough_and_no_wider_than_it_must_be(half, config, mo
     x = smooth(model, 12, 12, 1, dtype=torch.float64)
     x = x if half == "encoder" else model.moments(x)[0]
     whole = part(x, {})
-    assert relative(part(x, {}, tile), whole) <= 1e-12
+    assert error(part(x, {}, tile), whole) <= 1e-12
     real = wan_vae.in_tiles
     monkeypatch.setattr(wan_vae, "in_tiles", lambda *given: real(*given[:-1], given[-1] - 1))
-    assert relative(part(x, {}, tile), whole) > 1e-9
+    assert error(part(x, {}, tile), whole) > 1e-9
 
 
 def seam(difference, borders) -> float:
@@ -78,10 +70,10 @@ def test_no_seam_at_the_borders_of_tiles_and_a_large_one_where_tiles_are_decoded
     z = model.encode(smooth(model, 16, 24))
     whole, borders = model.decode(z), (64, 128)
     tiled = model.decode(z, 64)
-    assert relative(tiled, whole) <= 1e-5
+    assert error(tiled, whole) <= 1e-5
     assert seam(tiled - whole, borders) < 1.5
     apart = torch.cat([model.decode(part) for part in z.split(8, 4)], 4)
-    assert relative(apart, whole) > 1e-2
+    assert error(apart, whole) > 1e-2
     assert seam(apart - whole, borders) > 3
 
 

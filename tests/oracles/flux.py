@@ -3,12 +3,13 @@
 Both take a prompt in its literal form: attention is shown h + gate P in the text rows.
 """
 
-import math
-from types import SimpleNamespace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
+from tests.oracles import plain
+from tests.oracles.plain import attend, gelu, layer_norm, phases, random, silu, turn, waves
 from tinybridge.flux import Flux, FluxConfig, pack, unpack
 
 TINY = dict(
@@ -18,12 +19,10 @@ TINY = dict(
 L, N_BLOCKS, D = 7, 5, 48
 
 
-def random(*shape, seed, dtype=torch.float32):
-    return torch.randn(*shape, dtype=torch.float64, generator=seeded(seed)).to(dtype)
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
+UNREAD = ("mod", "time_in", "vector_in", "guidance_in")  # by a table of the modulation
+ZERO = ("mod", "final", "bias")  # at the start of a training
+SOME_WEIGHT = "double_blocks.0.txt_mlp.2.weight"
+a_prompt = partial(plain.a_prompt, rows=L, width=D, blocks=N_BLOCKS)
 
 
 def tiny(dtype=torch.float32, seed=0, **sizes) -> Flux:
@@ -47,15 +46,13 @@ def inputs(dtype=torch.float32, B=3, guidance=True, C=4, context_dim=20, pooled_
     )
 
 
-def a_prompt(seed=5, rows=L, dtype=torch.float32, width=D):
-    return SimpleNamespace(
-        residual=random(rows, width, seed=seed, dtype=dtype),
-        gates=random(N_BLOCKS, seed=seed + 50, dtype=dtype),
-    )
+def conditioned(given: dict) -> dict:
+    """As `prepare` may be used with: every sample may have its own text."""
+    return given
 
 
-def error(got, want) -> float:
-    return ((got.double() - want.double()).abs().max() / want.double().abs().max()).item()
+def prepare(model: Flux, prompts: list, given: dict, times=None):
+    return model.prepare(prompts, times, given["pooled"][:1], given["guidance"][:1])
 
 
 # ------------------------------------------------------------------------- diffusers as oracle
@@ -175,39 +172,20 @@ def literal(w: dict, c: FluxConfig, x, t, context, pooled, guidance, prompt=None
     def lin(name, z):
         return z @ w[name + ".weight"].T + w[name + ".bias"]
 
-    def silu(z):
-        return z / (1 + torch.exp(-z))
-
-    def gelu(z):
-        return 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
-
     def embed(name, z):
         return lin(name + ".out_layer", silu(lin(name + ".in_layer", z)))
-
-    def waves(u):
-        angle = torch.stack([1000 * u * 10_000 ** (-j / 128) for j in range(128)], -1)
-        return torch.cat((torch.cos(angle), torch.sin(angle)), -1)
 
     def chunks(name, count):
         return [m[:, None] for m in lin(name, silu(vec)).chunk(count, -1)]
 
     def m(z, shift, scale):
-        z = z - z.mean(-1, keepdim=True)
-        return z / torch.sqrt((z**2).mean(-1, keepdim=True) + 1e-6) * (1 + scale) + shift
+        return layer_norm(z, 1e-6) * (1 + scale) + shift
 
     def rms(name, z):
-        z = z.unflatten(-1, (heads, -1))
-        return z / torch.sqrt((z**2).mean(-1, keepdim=True) + 1e-6) * w[name + ".scale"]
+        return plain.rms(z.unflatten(-1, (heads, -1)), 1e-6) * w[name + ".scale"]
 
-    def turn(z):
-        pairs = torch.complex(z[..., 0::2], z[..., 1::2]) * phase[:, None]
-        return torch.stack((pairs.real, pairs.imag), -1).flatten(-2)
-
-    def attend(q, k, v):
-        scores = torch.einsum("bshd,bthd->bhst", turn(q), turn(k)) / math.sqrt(q.shape[-1])
-        weights = torch.exp(scores - scores.amax(-1, keepdim=True))
-        weights = weights / weights.sum(-1, keepdim=True)
-        return torch.einsum("bhst,bthd->bshd", weights, v.unflatten(-1, (heads, -1))).flatten(2)
+    def turned(q, k, v):
+        return attend(turn(q, phase), turn(k, phase), v.unflatten(-1, (heads, -1)))
 
     def shown(text, i):
         if prompt is None:
@@ -220,14 +198,11 @@ def literal(w: dict, c: FluxConfig, x, t, context, pooled, guidance, prompt=None
     tokens = [[x[:, ch, r + dy, col + dx] for ch, dy, dx in features] for r, col in corners]
     tokens = torch.stack([torch.stack(token, -1) for token in tokens], 1)
     places = [(0, 0, 0)] * rows + [(0, r, col) for r in range(H // 2) for col in range(W // 2)]
-    turns = [(a, 10_000 ** (-2 * k / d)) for a, d in enumerate(c.axes_dim) for k in range(d // 2)]
-    angles = [[place[a] * w_k for a, w_k in turns] for place in places]
-    angles = torch.tensor(angles, dtype=torch.float64)
-    phase = torch.polar(torch.ones_like(angles), angles)
+    phase = phases(places, c.axes_dim)
 
-    vec = embed("time_in", waves(t))
+    vec = embed("time_in", waves(t, 256))
     if c.guidance:
-        vec = vec + embed("guidance_in", waves(guidance))
+        vec = vec + embed("guidance_in", waves(guidance, 256))
     vec = vec + embed("vector_in", pooled)
     img, txt = lin("img_in", tokens), lin("txt_in", context)
 
@@ -240,7 +215,7 @@ def literal(w: dict, c: FluxConfig, x, t, context, pooled, guidance, prompt=None
         tq, tk, tv = lin(at + "txt_attn.qkv", nc).chunk(3, -1)
         q, k = rms(at + "img_attn.norm.query_norm", q), rms(at + "img_attn.norm.key_norm", k)
         tq, tk = rms(at + "txt_attn.norm.query_norm", tq), rms(at + "txt_attn.norm.key_norm", tk)
-        out = attend(*(torch.cat(pair, 1) for pair in ((tq, q), (tk, k), (tv, v))))
+        out = turned(*(torch.cat(pair, 1) for pair in ((tq, q), (tk, k), (tv, v))))
         img = img + gate1 * lin(at + "img_attn.proj", out[:, rows:])
         txt = txt + tgate1 * lin(at + "txt_attn.proj", out[:, :rows])
         hidden = gelu(lin(at + "img_mlp.0", m(img, shift2, scale2)))
@@ -257,7 +232,7 @@ def literal(w: dict, c: FluxConfig, x, t, context, pooled, guidance, prompt=None
         q, k, v = lin(at + "linear1", seen)[..., : 3 * c.hidden_size].chunk(3, -1)
         q, k = rms(at + "norm.query_norm", q), rms(at + "norm.key_norm", k)
         hidden = gelu(lin(at + "linear1", n)[..., -M:])
-        s = s + gate * lin(at + "linear2", torch.cat((attend(q, k, v), hidden), -1))
+        s = s + gate * lin(at + "linear2", torch.cat((turned(q, k, v), hidden), -1))
 
     shift, scale = chunks("final_layer.adaLN_modulation.1", 2)
     out = lin("final_layer.linear", m(s[:, rows:], shift, scale))
@@ -265,7 +240,3 @@ def literal(w: dict, c: FluxConfig, x, t, context, pooled, guidance, prompt=None
     for n, (_, r, col) in enumerate(places[rows:]):
         picture[:, :, 2 * r : 2 * r + 2, 2 * col : 2 * col + 2] = out[:, n].unflatten(1, (C, 2, 2))
     return picture
-
-
-def exact(given: dict) -> dict:
-    return {name: None if value is None else value.double() for name, value in given.items()}

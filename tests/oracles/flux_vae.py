@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from tests.oracles.plain import random, silu
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
 
 CONFIGS = {
@@ -16,15 +17,6 @@ CONFIGS = {
 }
 SMALL = CONFIGS["four-levels"]
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-both_dtypes = pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def random(*shape, seed=1, dtype=torch.float32):
-    return torch.randn(*shape, dtype=torch.float64, generator=seeded(seed)).to(dtype)
 
 
 def autoencoder(config, dtype=torch.float32, seed=0) -> AutoEncoder:
@@ -40,10 +32,6 @@ def autoencoder(config, dtype=torch.float32, seed=0) -> AutoEncoder:
 def picture(model, rows=3, columns=5, batch=2, dtype=torch.float32):
     """Random pixels, of odd multiples of the stride."""
     return random(batch, 3, rows * model.stride, columns * model.stride, dtype=dtype) / 2
-
-
-def relative(a, b) -> float:
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 def raw(model, z):
@@ -130,9 +118,6 @@ def literal(model, part, x):
         centred = g - g.mean(2, keepdim=True)
         g = centred / (centred.square().mean(2, keepdim=True) + 1e-6).sqrt()
         return g.reshape(x.shape) * weight[:, None, None] + bias[:, None, None]
-
-    def silu(x):
-        return x / (1 + (-x).exp())
 
     def block(name, x):
         h = conv(f"{name}.conv1", silu(norm(f"{name}.norm1", x)))

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from tests.oracles.plain import gelu, seeded, softmax
 from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder
 
 # Heads times their width is not the model's width, so that neither can stand for the other.
@@ -12,15 +13,6 @@ CLIP_TINY = dict(
     vocab_size=50, hidden_size=24, intermediate_size=40, num_layers=3, num_heads=3,
     max_position_embeddings=20,
 )  # fmt: skip
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def error(got, want) -> float:
-    """Greatest difference over the greatest wanted value."""
-    return ((got.double() - want.double()).abs().max() / want.double().abs().max()).item()
 
 
 def fill(model, dtype=torch.float64, seed=0):
@@ -105,11 +97,6 @@ def clip_twin(model: ClipText):
 # ----------------------------------------------------------------- the formulas, in plain fp64
 
 
-def softmax(z):
-    weights = torch.exp(z - z.amax(-1, keepdim=True))
-    return weights / weights.sum(-1, keepdim=True)
-
-
 def bucket(r: int) -> int:
     """FACTS 4; the nudge is for logarithms that ought to come out whole."""
     base, n = 16 * (r > 0), abs(r)
@@ -128,9 +115,6 @@ def literal_t5(w: dict, c: T5Config, ids, mask=None):
 
     def heads(name, z):
         return (z @ w[name + ".weight"].T).unflatten(-1, (c.num_heads, c.d_kv))
-
-    def gelu(z):
-        return 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
 
     x = w["shared.weight"][ids]
     for i in range(c.num_layers):

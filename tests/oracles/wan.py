@@ -3,11 +3,12 @@
 Both take a prompt in its literal form: a second cross-attention to the text rows + P, gated.
 """
 
-import math
-from types import SimpleNamespace
+from functools import partial
 
 import torch
 
+from tests.oracles import plain
+from tests.oracles.plain import attend, gelu, layer_norm, phases, random, silu, turn, waves
 from tinybridge.wan import Wan, WanConfig
 
 TINY = dict(
@@ -16,12 +17,10 @@ TINY = dict(
 L, N_BLOCKS, D = 7, 4, 48
 
 
-def random(*shape, seed, dtype=torch.float32):
-    return torch.randn(*shape, dtype=torch.float64, generator=seeded(seed)).to(dtype)
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
+UNREAD = ("text_", "time_", "cross_attn.k", "cross_attn.v")  # by prepared terms with a table
+ZERO = ("modulation", "projection", "head", "bias")  # at the start of a training
+SOME_WEIGHT = "blocks.0.ffn.2.weight"
+a_prompt = partial(plain.a_prompt, rows=L, width=D, blocks=N_BLOCKS)
 
 
 def tiny(dtype=torch.float32, seed=0, **sizes) -> Wan:
@@ -45,19 +44,13 @@ def inputs(dtype=torch.float32, B=3, C=4, rows=L, context_dim=20, size=(3, 6, 10
     )
 
 
-def a_prompt(seed=5, rows=L, dtype=torch.float32, width=D):
-    return SimpleNamespace(
-        residual=random(rows, width, seed=seed, dtype=dtype),
-        gates=random(N_BLOCKS, seed=seed + 50, dtype=dtype),
-    )
+def conditioned(given: dict) -> dict:
+    """As `prepare` may be used with: all samples share one text."""
+    return plain.one_text(given)
 
 
-def error(got, want) -> float:
-    return ((got.double() - want.double()).abs().max() / want.double().abs().max()).item()
-
-
-def exact(given: dict) -> dict:
-    return {name: value.double() for name, value in given.items()}
+def prepare(model: Wan, prompts: list, given: dict, times=None):
+    return model.prepare(prompts, given["context"][:1], times)
 
 
 # ------------------------------------------------------------------------- diffusers as oracle
@@ -142,50 +135,26 @@ def literal(w: dict, c: WanConfig, x, t, context, prompt=None):
     def lin(name, z):
         return z @ w[name + ".weight"].T + w[name + ".bias"]
 
-    def silu(z):
-        return z / (1 + torch.exp(-z))
-
-    def gelu(z):
-        return 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
-
     def norm(z):
-        z = z - z.mean(-1, keepdim=True)
-        return z / torch.sqrt((z**2).mean(-1, keepdim=True) + c.eps)
+        return layer_norm(z, c.eps)
 
     def rms(name, z):
-        return z / torch.sqrt((z**2).mean(-1, keepdim=True) + c.eps) * w[name + ".weight"]
+        return (plain.rms(z, c.eps) * w[name + ".weight"]).unflatten(-1, (heads, d))
 
-    def split(z):
-        return z.unflatten(-1, (heads, d))
-
-    def turn(z):
-        pairs = torch.complex(z[..., 0::2], z[..., 1::2]) * phase[:, None]
-        return torch.stack((pairs.real, pairs.imag), -1).flatten(-2)
-
-    def attend(at, z, memory, turned):
-        q, k = split(rms(at + "norm_q", lin(at + "q", z))), lin(at + "k", memory)
-        k, v = split(rms(at + "norm_k", k)), split(lin(at + "v", memory))
-        q, k = (turn(q), turn(k)) if turned else (q, k)
-        scores = torch.einsum("bshd,bthd->bhst", q, k) / math.sqrt(d)
-        weights = torch.exp(scores - scores.amax(-1, keepdim=True))
-        weights = weights / weights.sum(-1, keepdim=True)
-        return lin(at + "o", torch.einsum("bhst,bthd->bshd", weights, v).flatten(2))
+    def cross(at, z, memory, turned):
+        q, k = rms(at + "norm_q", lin(at + "q", z)), rms(at + "norm_k", lin(at + "k", memory))
+        v = lin(at + "v", memory).unflatten(-1, (heads, d))
+        q, k = (turn(q, phase), turn(k, phase)) if turned else (q, k)
+        return lin(at + "o", attend(q, k, v))
 
     cells = [(f, r, s) for f in range(T) for r in range(H // 2) for s in range(W // 2)]
     corner = [x[:, :, f, 2 * r : 2 * r + 2, 2 * s : 2 * s + 2].flatten(1) for f, r, s in cells]
     seq = torch.stack(corner, 1) @ w["patch_embedding.weight"].flatten(1).T
     seq = seq + w["patch_embedding.bias"]
-    parts = [d - 4 * (d // 6), 2 * (d // 6), 2 * (d // 6)]
-    turns = [
-        (a, 10_000 ** (-2 * k / part)) for a, part in enumerate(parts) for k in range(part // 2)
-    ]
-    angles = torch.tensor([[cell[a] * w_k for a, w_k in turns] for cell in cells], dtype=x.dtype)
-    phase = torch.polar(torch.ones_like(angles), angles)
+    phase = phases(cells, (d - 4 * (d // 6), 2 * (d // 6), 2 * (d // 6)))
 
-    half = c.freq_dim // 2
-    angle = torch.stack([1000 * t * 10_000 ** (-j / half) for j in range(half)], -1)
-    waves = torch.cat((torch.cos(angle), torch.sin(angle)), -1)
-    e = lin("time_embedding.2", silu(lin("time_embedding.0", waves)))
+    time = waves(t, c.freq_dim)
+    e = lin("time_embedding.2", silu(lin("time_embedding.0", time)))
     e0 = lin("time_projection.1", silu(e)).unflatten(1, (6, -1))
     text = lin("text_embedding.2", gelu(lin("text_embedding.0", context)))
 
@@ -193,12 +162,12 @@ def literal(w: dict, c: WanConfig, x, t, context, prompt=None):
         at = f"blocks.{i}."
         sh1, sc1, g1, sh2, sc2, g2 = (w[at + "modulation"] + e0).split(1, 1)
         seen = norm(seq) * (1 + sc1) + sh1
-        seq = seq + g1 * attend(at + "self_attn.", seen, seen, True)
+        seq = seq + g1 * cross(at + "self_attn.", seen, seen, True)
         seen = norm(seq) * w[at + "norm3.weight"] + w[at + "norm3.bias"]
-        out = attend(at + "cross_attn.", seen, text, False)
+        out = cross(at + "cross_attn.", seen, text, False)
         if prompt is not None:
             shown = text + prompt.residual
-            out = out + prompt.gates[i] * attend(at + "cross_attn.", seen, shown, False)
+            out = out + prompt.gates[i] * cross(at + "cross_attn.", seen, shown, False)
         seq = seq + out
         seen = norm(seq) * (1 + sc2) + sh2
         seq = seq + g2 * lin(at + "ffn.2", gelu(lin(at + "ffn.0", seen)))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
+from tests.oracles.plain import random, silu
 from tinybridge.checkpoints import layout
 from tinybridge.checkpoints.wan import vae_table
 from tinybridge.wan_vae import MEAN, STD, AutoEncoder, AutoEncoderConfig
@@ -24,12 +25,6 @@ CONFIGS = {
 }
 SMALL = CONFIGS["three-levels"]
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-both_dtypes = pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
-
-
-def random(*shape, seed=1, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, dtype=torch.float64, generator=generator).to(dtype)
 
 
 def autoencoder(config, dtype=torch.float32, seed=0) -> AutoEncoder:
@@ -48,10 +43,6 @@ def clip(model, frames=5, rows=3, columns=5, batch=1, dtype=torch.float32, seed=
     """Random pixels [B, 3, T, H, W], the sides odd multiples of the stride."""
     sides = rows * model.stride, columns * model.stride
     return random(batch, 3, frames, *sides, seed=seed, dtype=dtype) / 2
-
-
-def relative(a, b) -> float:
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 def channels(values, like):
@@ -126,9 +117,6 @@ def literal(model, part, x):
     def norm(name, x):
         length = x.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
         return x / length * x.shape[1] ** 0.5 * state[f"{name}.gamma"].reshape(-1, 1, 1, 1)
-
-    def silu(x):
-        return x / (1 + (-x).exp())
 
     def block(name, x):
         h = conv(f"{name}.residual.2", silu(norm(f"{name}.residual.0", x)))

@@ -6,17 +6,8 @@ import pytest
 import torch
 
 from tests.oracles import official
-from tests.oracles.text import (
-    bucket,
-    clip,
-    clip_twin,
-    error,
-    literal_clip,
-    literal_t5,
-    seeded,
-    t5,
-    t5_twin,
-)
+from tests.oracles.plain import error, seeded
+from tests.oracles.text import bucket, clip, clip_twin, literal_clip, literal_t5, t5, t5_twin
 from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder, distance_buckets
 
 BARS = [(torch.float32, 1e-5), (torch.float64, 1e-6)]
