@@ -25,14 +25,15 @@ def smooth(model, rows, columns, frames=9, batch=1, dtype=torch.float32):
 @both_dtypes
 def test_tiled_equals_untiled(config, dtype):
     model, bar = autoencoder(config, dtype), 1e-5 if dtype == torch.float32 else 1e-12
-    for rows, columns, tile in ((11, 7, 4), (3, 9, 3)):
+    for rows, columns, tile in ((7, 5, 3), (2, 7, 2)):
         pixels = smooth(model, rows, columns, 9, 2, dtype)
         z, tile = model.encode(pixels), tile * model.stride
-        assert error(model.encode(pixels, tile), z) <= bar
+        tiled = model.encode(pixels, tile)
+        assert error(tiled, z) <= bar
         assert error(model.moments(pixels, tile)[1], model.moments(pixels)[1]) <= bar
         assert error(model.decode(z, tile), model.decode(z)) <= bar
         stream = torch.cat(list(model.encode_chunks(pixels.split(2, 2), tile)), 2)
-        assert torch.equal(stream, model.encode(pixels, tile))
+        assert torch.equal(stream, tiled)
 
 
 def test_frames_no_larger_than_the_tile_are_bit_equal_to_the_untiled_ones():
@@ -67,7 +68,7 @@ def seam(difference, borders) -> float:
 
 def test_no_seam_at_the_borders_of_tiles_and_a_large_one_where_tiles_are_decoded_apart():
     model = autoencoder(FOUR)
-    z = model.encode(smooth(model, 16, 24))
+    z = model.encode(smooth(model, 12, 24, 5))
     whole, borders = model.decode(z), (64, 128)
     tiled = model.decode(z, 64)
     assert error(tiled, whole) <= 1e-5
@@ -90,7 +91,7 @@ def test_no_map_above_the_latents_resolution_is_larger_than_a_tile_with_its_marg
             level = n // step if half == "encoder" else 3 - n // step
             if level < 3 and hasattr(layer, "residual"):
                 layer.residual[2].register_forward_hook(partial(note, (half, level)))
-    z = model.encode(smooth(model, 16, 24, 5), 32)
+    z = model.encode(smooth(model, 12, 16, 5), 32)
     model.decode(z, 32)
     assert len(widest) == 6
     for (half, level), found in widest.items():
