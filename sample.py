@@ -30,7 +30,7 @@ from tinybridge.data.tables import add_row, save_table
 from tinybridge.metrics import Score, format_cuts, format_measures, mean_row
 from tinybridge.prompt import Prompt, agreed
 from tinybridge.restoration import Windows, restore, restore_stream
-from tinybridge.training.machine import Terminated, pick_device, sigterm_interrupts
+from tinybridge.training import machine
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} frames [{elapsed}<{remaining}]"
 MEASURES = "psnr_degraded ssim_degraded psnr ssim"  # columns of metrics.csv
@@ -234,7 +234,8 @@ def restore_all(
             else:
                 one(job)
         except Exception as error:  # whatever it is, the other files are restored
-            tell(job.describe(error))
+            small = machine.out_of_memory(error)
+            tell(job.describe(error) + ("; it needs more memory than there is" if small else ""))
             failed += 1
             continue
         if job.unmatched:
@@ -280,12 +281,10 @@ def main(argv: list[str] | None = None) -> int:
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     flags = parser.parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):  # a name that they cannot show must not end the run
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    machine.show_any_name()
     try:
-        with sigterm_interrupts():
-            flags.device = pick_device(flags.device)
+        with machine.sigterm_interrupts():
+            flags.device = machine.pick_device(flags.device)
             return 2 if run(flags) else 0
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
@@ -293,7 +292,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         print(f"stopped; what was restored before is in {flags.out}", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
+        return 143 if isinstance(stop, machine.Terminated) else 130
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ from tinybridge.training.machine import (
     out_of_memory,
     pick_device,
     processes,
+    show_any_name,
     sigterm_interrupts,
 )
 from tinybridge.training.pairs import Pairs, drawn_pairs, file_pairs, find_files, parse_size
@@ -207,6 +208,7 @@ def parse_flags(argv: list[str] | None) -> argparse.Namespace:
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     flags = parser.parse_args(argv)
+    show_any_name()
     flags.degradation = flags.degradation or (None if flags.data else "haze")
     steps, rates, size = DEFAULTS[flags.backbone, flags.weights is not None]
     flags.steps = steps if flags.steps is None else flags.steps

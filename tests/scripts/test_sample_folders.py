@@ -132,6 +132,8 @@ def test_whatever_one_picture_raises_costs_no_other(run, tmp_path, monkeypatch, 
     assert run("--input", tmp_path / "in", "--out", tmp_path / "out") == 2
     named = errors(capsys.readouterr())
     assert len(named) == 2 * len(ERRORS)
+    if where == "restore":
+        assert len([line for line in named if "more memory than there is" in line]) == 4
     for k, line in enumerate(named):
         assert f"/{k}.png: " in line and not line.rstrip().endswith(":")
     assert [file.name for file in (tmp_path / "out").iterdir()] == [f"{2 * len(ERRORS)}.png"]

@@ -1,6 +1,7 @@
 """What this machine offers and says: devices, too little memory, several processes, signals."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,13 @@ def stop_asked(signals: list[int], device: torch.device) -> bool:
 
 
 # ---- signals -----------------------------------------------------------------------------------
+
+
+def show_any_name() -> None:
+    """File names that stdout or stderr have no letters for are escaped instead of ending a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Terminated(KeyboardInterrupt):
