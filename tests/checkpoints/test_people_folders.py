@@ -83,6 +83,20 @@ def test_the_models_folder_of_comfyui(folder, capsys):
     assert same(got.vae, want.vae.state_dict()) and same(got.model, want.model.state_dict())
     status, told = inspect(capsys, folder / COMFY[FILE])
     assert status == 0 and "a whole backbone" in told
+    (folder / "diffusion_models/flux").mkdir()  # as people sort them
+    inner = (folder / COMFY[FILE]).rename(folder / "diffusion_models/flux/FLUX1-dev.safetensors")
+    comfy = folder.parent / "ComfyUI/models"
+    comfy.parent.mkdir()
+    inner = folder.rename(comfy) / inner.relative_to(folder)
+    assert "flux/FLUX1-dev.safetensors looks" in error_of(
+        weights.load_backbone, "flux", comfy.parent
+    )
+    assert torch.equal(weights.load_backbone("flux", inner).context, want.context)
+
+
+def test_a_flat_folder_inside_one_called_checkpoints(folder):
+    inner = folder.rename(folder.parent / "checkpoints")
+    assert weights.load_backbone("flux", inner / FILE).width == 32
 
 
 def test_flat_files_of_any_name(folder, capsys):

@@ -85,6 +85,16 @@ def test_metadata_of_a_relative_is_refused_and_a_name_is_one_warning(tmp_path, c
         assert same(load(file, config), state)
         warning = capsys.readouterr().err
         assert warning.count("\n") == 1 and words in warning and str(file) in warning
+    title = {"modelspec.title": "Flux.1-Krea-dev"}
+    save_file(FLUX, tmp_path / "x.safetensors", title)
+    weights.load_flux(tmp_path / "x.safetensors", make.FLUX)
+    assert "Krea" in capsys.readouterr().err
+    saved = {"_name_or_path": "black-forest-labs/FLUX.1-Kontext-dev"}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    save_file(FLUX, tmp_path / "x.safetensors")
+    weights.load_flux(tmp_path / "x.safetensors", make.FLUX)
+    assert "Kontext" in capsys.readouterr().err
+    (tmp_path / "config.json").unlink()
     for name in ("flux1-dev", "wan2.1_t2v_1.3B_fp16", "Wan2_1-T2V-1_3B_bf16"):
         save_file(FLUX, tmp_path / f"{name}.safetensors")
         weights.load_flux(tmp_path / f"{name}.safetensors", make.FLUX)

@@ -18,7 +18,12 @@ def home(path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path}: {absent(path)}")
     if path.is_file():
-        return path.parent.parent if path.parent.name in SHARED else path.parent
+        for folder in path.parents[:3]:
+            if folder.name in SHARED and is_shared(folder.parent):
+                return folder.parent
+        return path.parent
+    if is_shared(path / "models"):  # ComfyUI itself
+        return path / "models"
     snapshots = sorted(path.glob("snapshots/*/"))
     head = path / "refs/main"
     if head.is_file():
@@ -27,6 +32,11 @@ def home(path: Path) -> Path:
         names = ", ".join(snapshot.name for snapshot in snapshots)
         raise ValueError(f"{path}: more than one snapshot ({names}): name one of these folders")
     return snapshots[0] if snapshots else path
+
+
+def is_shared(folder: Path) -> bool:
+    """Whether a folder is laid out as ComfyUI's models/."""
+    return sum((folder / name).is_dir() for name in SHARED) > 1
 
 
 def find(part: str, folder: Path) -> Path | None:
@@ -104,8 +114,9 @@ def may_be(kind: Kind, file: Path) -> bool:
 def lookalikes(kind: Kind, folder: Path, inner: tuple[str, ...]) -> list[Path]:
     """Files without a place, in a folder and in those in it, whose header says this kind."""
     ends = (*WEIGHTS, ".index.json", *((".pth",) if kind.pickled else ()))
-    places = [folder, *(folder / name for name in inner)]
-    files = [file for place in places if place.is_dir() for file in sorted(place.iterdir())]
+    files = sorted(folder.iterdir())
+    for name in inner:
+        files += sorted((folder / name).rglob("*"))
     files = [file for file in files if file.name.endswith(ends) and "-of-" not in file.name]
     for family in FAMILIES.values():
         if kind in family.kinds:

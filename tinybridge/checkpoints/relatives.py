@@ -45,7 +45,10 @@ def check_names(kind: Kind, path: Path, metadata: dict[str, str]) -> None:
         if re.search(pattern, told, re.IGNORECASE):
             raise ValueError(f"{path}: its metadata says {told}: {words}, expected a {kind.words}")
     cached = [part for part in path.parts if part.startswith("models--")]
-    names = "/".join([*cached, *path.parts[-3:]])
+    folder = path if path.is_dir() else path.parent
+    saved = str(read_json(folder / "config.json").get("_name_or_path", ""))
+    title = metadata.get("modelspec.title", "")
+    names = "/".join([*cached, *path.parts[-3:], saved, title])
     for pattern, words in kind.relatives.items():
         if re.search(pattern, names, re.IGNORECASE):
             print(
