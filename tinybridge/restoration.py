@@ -9,7 +9,8 @@ Letters: B batch, C t h w latent, T H W pixels, n frames, W latent frames of a w
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, is_dataclass, replace
+from copy import copy
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -35,8 +36,8 @@ def prepare(
     trained_on, trained_t0 = "desired", 0.4
     if prompts:
         trained_on, trained_t0, grid, _ = agreed(prompts)
-        if is_dataclass(backbone):  # a copy: the caller's own stays as it is
-            backbone = replace(backbone, grid=grid)
+        backbone = copy(backbone)  # the caller's own stays as it is
+        backbone.grid = grid
     path = bridges.find(bridge or trained_on)
     t0 = trained_t0 if t0 is None else t0
     exact = torch.promote_types(backbone.dtype, torch.float32)
@@ -72,7 +73,7 @@ def restore(
     if pictures.ndim == 3 + backbone.video:
         return again(backbone, prompts, pictures[None])[0]
     done = []
-    clips = pictures if backbone.video and pictures.ndim == 5 else []
+    clips = list(pictures) if backbone.video and pictures.ndim == 5 else []
     if any(clip.shape[1] > backbone.window or cuts(clip) for clip in clips):
         for clip in progress(clips):
             frames = restore_stream(backbone, prompts, clip, bridge, steps, t0, seed)
@@ -277,12 +278,13 @@ def restore_stream(
     backbone, path, t0, velocity = prepare(backbone, prompts, bridge, steps, t0)
     window = backbone.window if window is None else window
     windows = Windows.of(window, overlap, backbone.vae.time_stride)
-    read, given, size = 0, 0, None  # frames so far; (H, W)
+    read = given = H = W = 0  # frames so far, and their sides
 
     def counted(shot: Iterable[Tensor]) -> Iterator[Tensor]:
-        nonlocal read, size
+        nonlocal read, H, W
         for frame in shot:
-            read, size = read + 1, frame.shape[2:]
+            read += 1
+            H, W = frame.shape[2:]
             yield frame[None]  # [1, 3, 1, H, W]
 
     for first, shot in shots(frames):
@@ -292,6 +294,6 @@ def restore_stream(
         x0 = sample_windows(y, velocity, path, windows, steps, t0, seed, progress)
         for pixels in backbone.decode_stream(x0):  # [1, 3, 1 or 4, 8h, 8w]
             # A shot's last latent frame may hold more than was read: the encoder repeated its end.
-            pixels = pixels[0, :, : read - given, : size[0], : size[1]].float().cpu()
+            pixels = pixels[0, :, : read - given, :H, :W].float().cpu()
             given += pixels.shape[1]
             yield pixels
