@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ def restore_picture(
     prompts: list,
     look: Callable[[Path, tuple[int, int]], None],
     most: int,
-    **options: object,
+    **options: Any,
 ) -> None:
     """Restores a picture of up to `most` pixels. options: those of restore.
 
@@ -71,7 +72,7 @@ def restore_clip(
     backbone: Backbone,
     prompts: list,
     look: Callable[[Path, tuple[int, int]], None],
-    **options: object,
+    **options: Any,
 ) -> None:
     """Restores a clip, which is never whole in memory. options: those of restore_stream."""
     clip = clips.open_clip(job.file)
@@ -88,9 +89,9 @@ def restore_clip(
             done = latent_frames * backbone.vae.time_stride
             bar.update(min(done, bar.total - bar.n))
 
-        frames, cuts = clips.read(clip), []
+        cuts: list[int] = []
         options |= {"progress": progress, "on_cut": cuts.append}
-        for chunk in restore_stream(backbone, prompts, frames, **options):
+        for chunk in restore_stream(backbone, prompts, clips.read(clip), **options):
             for frame in finite(job, chunk, "frame").unbind(1):  # [3, H, W]
                 out.write(frame)
     if cuts:
@@ -109,7 +110,7 @@ def measure(job: Job, video: bool) -> dict[str, float]:
 
     ValueError if input and target do not have one size, and length if they are clips.
     """
-    files = job.file, job.out, job.target
+    files = job.file, job.out, job.target or job.file
     score = Score()
     if video:
         degraded, restored, clean = (clips.open_clip(file) for file in files)
@@ -118,9 +119,9 @@ def measure(job: Job, video: bool) -> dict[str, float]:
         for frames in zip(*in_turn, strict=True):  # [3, 1, H, W] each
             score.add(*(frame[:, 0] for frame in frames))
     else:
-        degraded, restored, clean = (pictures.read(file) for file in files)
-        job.fit(degraded.size, clean.size)
-        score.add(degraded.pixels, restored.pixels, clean.pixels)
+        before, after, target = (pictures.read(file) for file in files)
+        job.fit(before.size, target.size)
+        score.add(before.pixels, after.pixels, target.pixels)
     return score.row()
 
 
@@ -186,7 +187,7 @@ def run(flags: argparse.Namespace) -> int:
     table.parent.mkdir(parents=True, exist_ok=True)
     if left_out:
         print(left_out)
-    strange = []  # the first file of a size that the tiny model has not seen
+    strange: list[Path] = []  # the first file of a size that the tiny model has not seen
 
     def look(file: Path, size: tuple[int, int]) -> None:
         if flags.weights is None and size != LEARNED and not strange:

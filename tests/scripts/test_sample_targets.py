@@ -67,3 +67,15 @@ def test_clips_below_a_folder_and_those_that_are_there(folder, tmp_path, capsys)
     assert "2 of 2 clips restored" in (told := capsys.readouterr().out) and ", 1 of them" in told
     assert (out / "a.mp4").stat().st_mtime_ns == before
     assert (out / "day/walk/001.png").read_bytes() == whole
+
+
+def test_one_clip_under_a_name_of_its_own(folder, tmp_path, capsys):
+    write_video(tmp_path / "a.mp4", 3, 20, 28)
+    assert run(folder, "--input", tmp_path / "a.mp4", "--out", tmp_path / "new/b.mkv") == 0
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["b.mkv"]
+    assert frames_of(tmp_path / "new/b.mkv").shape == (3, 3, 20, 28)
+    assert run(folder, "--input", tmp_path / "a.mp4", "--out", tmp_path / "new/b.gif") == 2
+    assert "b.gif: expected a name ending in .mp4" in capsys.readouterr().err
+    write_frames(tmp_path / "walk", 2)
+    assert run(folder, "--input", tmp_path / "walk", "--out", tmp_path / "b.mp4") == 2
+    assert "is a folder, its result is one too" in capsys.readouterr().err

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 
 from tinybridge.data.clip import LARGEST
 
@@ -44,7 +46,7 @@ def of_name(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path, most: int = LARGEST) -> Iterator[Image.Image]:
+def opened(path: Path, most: int = LARGEST) -> Iterator[ImageFile]:
     """A picture whose header has been read; what is done with it inside may raise anything.
 
     FileNotFoundError, TooLarge if it has more than `most` pixels, ValueError in one line else.
@@ -73,7 +75,7 @@ def opened(path: Path, most: int = LARGEST) -> Iterator[Image.Image]:
         raise ValueError(f"{path}: not a readable picture ({reason.splitlines()[0]})") from None
 
 
-def orientation(image: Image.Image) -> int:
+def orientation(image: ImageFile) -> int:
     """How it must be turned to stand upright, 1 to 8; 1 if its EXIF data cannot be read."""
     try:
         # PNG's own getexif would decode the picture to look for EXIF behind it.
@@ -100,7 +102,7 @@ def size(path: Path) -> tuple[int, int]:
 # ---- what the numbers mean ---------------------------------------------------------------------
 
 
-def white(image: Image.Image) -> int:
+def white(image: ImageFile) -> int:
     """The number that is white in a grey picture of integers. ValueError if the file hides it."""
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     bits = _first(tags.get(BITS, 16))
@@ -113,7 +115,7 @@ def white(image: Image.Image) -> int:
     return 2 ** (bits - signed) - 1
 
 
-def white_is_zero(image: Image.Image) -> bool:
+def white_is_zero(image: ImageFile) -> bool:
     """Whether a TIFF counts its grey from white down to black."""
     return getattr(image, "tag_v2", {}).get(WHITE_IS_ZERO) == 0
 
@@ -145,7 +147,7 @@ def colour_chunks(path: Path) -> tuple[tuple[bytes, bytes], ...]:
 # ---- how it is stored --------------------------------------------------------------------------
 
 
-def dpi(image: Image.Image) -> tuple[float, float] | None:
+def dpi(image: ImageFile) -> tuple[float, float] | None:
     """Pixels per inch across and down as stored, or None."""
     try:
         across, down = (float(number) for number in image.info["dpi"])
@@ -155,13 +157,13 @@ def dpi(image: Image.Image) -> tuple[float, float] | None:
     return (across, down) if sane else None
 
 
-def stored_as(path: Path, image: Image.Image) -> dict[str, Any]:
+def stored_as(path: Path, image: ImageFile) -> dict[str, Any]:
     """What pillow's writer of that format is told, so that the result is as fine as the file."""
     if image.format == "WEBP" and _lossless_webp(path):
         return {"lossless": True, "exact": True}
     if image.format == "TIFF" and image.info.get("compression") in LOSSLESS_TIFF:
         return {"compression": image.info["compression"]}
-    if image.format in ("JPEG", "MPO"):
+    if isinstance(image, JpegImageFile):
         options: dict[str, Any] = {"progressive": bool(image.info.get("progressive"))}
         tables = image.quantization
         if tables and sum(tables[min(tables)]) < FINE_TABLE:
@@ -172,11 +174,9 @@ def stored_as(path: Path, image: Image.Image) -> dict[str, Any]:
 
 def fine(kind: str) -> dict[str, Any]:
     """What a writer is told if nothing is known: lossy formats in high quality, full chroma."""
-    return {
-        "JPEG": {"quality": FINE, "subsampling": "4:4:4"},
-        "AVIF": {"quality": FINE, "subsampling": "4:4:4"},
-        "WEBP": {"quality": FINE, "use_sharp_yuv": True},
-    }.get(kind, {})
+    if kind in ("JPEG", "AVIF"):
+        return {"quality": FINE, "subsampling": "4:4:4"}
+    return {"quality": FINE, "use_sharp_yuv": True} if kind == "WEBP" else {}
 
 
 def _lossless_webp(path: Path) -> bool:
@@ -190,13 +190,13 @@ def _lossless_webp(path: Path) -> bool:
     return False
 
 
-def is_deep(image: Image.Image) -> bool:
+def is_deep(image: ImageFile) -> bool:
     """Whether a sample has more than 8 bit as the file stores it; before the picture is loaded."""
     if ";16" in str(image.tile) or image.mode[0] in "IF":
         return True
     if image.format == "PPM":
-        return any(isinstance(arg, int) and arg > 255 for arg in image.tile[0].args)
-    box, at = {"AVIF": (b"pixi", 9), "JPEG2000": (b"ihdr", 14)}.get(image.format, (b"", 0))
+        return any(isinstance(arg, int) and arg > 255 for arg in image.tile[0].args or ())
+    box, at = {"AVIF": (b"pixi", 9), "JPEG2000": (b"ihdr", 14)}.get(image.format or "", (b"", 0))
     if not box:
         return False
     with open(image.filename, "rb") as file:
@@ -207,7 +207,7 @@ def is_deep(image: Image.Image) -> bool:
     return bits > 8 if box == b"pixi" else (bits & 127) + 1 > 8
 
 
-def unread(image: Image.Image) -> list[str]:
+def unread(image: ImageFile) -> list[str]:
     """What of a file is not in its first frame's pixels, in words for "not kept"."""
     lost = []
     try:

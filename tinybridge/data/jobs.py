@@ -90,13 +90,13 @@ def find_jobs(
     single = out.suffix.lower() in ANY_SUFFIX and not out.is_dir()
     if single:
         _check_single(out, found, video)
-    targets = Targets(target, video)
+    targets = Targets(target, video) if target is not None else None
     taken: dict[Path, int] = {}
     jobs = []
     for one in found:
         place = out if single else free_place(out / one.place, taken)
         clean, unmatched = one.target, ""
-        if target is not None:
+        if targets is not None:
             try:
                 clean = targets.of(one)
             except ValueError as error:
@@ -195,7 +195,7 @@ def _walk(folder: Path, out: Path) -> Iterator[Path]:
 class Targets:
     """Clean files by the names of degraded ones; a folder is listed once."""
 
-    def __init__(self, path: Path | None, video: bool) -> None:
+    def __init__(self, path: Path, video: bool) -> None:
         self.path, self.video = path, video
         self.indexes: dict[Path, dict[tuple[str, str], list[Path]] | Path | str] = {}
 

@@ -110,7 +110,7 @@ def left_out(path: Path, found: Sequence[Pair], video: bool = False) -> str:
     """One line on what `pairs` passed over in DIR/degraded and DIR/clean, "" if nothing."""
     if not path.is_dir():
         return ""
-    taken = {pair.degraded for pair in found} | {pair.clean for pair in found}
+    taken = {file for pair in found for file in (pair.degraded, pair.clean) if file}
     passed_over: dict[str, list[str]] = {}
     for folder in (side_folder(path, "degraded"), side_folder(path, "clean")):
         if folder in taken:  # a clip itself

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -53,7 +54,8 @@ class Picture:
     @property
     def size(self) -> tuple[int, int]:
         """(H, W)"""
-        return tuple(self.pixels.shape[1:])
+        _, H, W = self.pixels.shape
+        return H, W
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -83,7 +85,7 @@ def read(path: Path, most: int = LARGEST) -> Picture:
         return Picture(to_tensor(upright.convert("RGB")), **about)
 
 
-def _about(path: Path, image: Image.Image) -> dict[str, Any]:
+def _about(path: Path, image: ImageFile) -> dict[str, Any]:
     """The fields of a Picture beside its pixels; loads the image."""
     unread = formats.unread(image)  # before load, which forgets how the pixels are stored
     about: dict[str, Any] = {"kind": image.format, "options": formats.stored_as(path, image)}
@@ -100,7 +102,7 @@ def _about(path: Path, image: Image.Image) -> dict[str, Any]:
     return about | {"unread": tuple(unread)}
 
 
-def _deep_grey(image: Image.Image, upright: Image.Image) -> Tensor:
+def _deep_grey(image: ImageFile, upright: Image.Image) -> Tensor:
     """[3, H, W] in 0..1 of integers or floats. ValueError if some lie outside of black to white."""
     white = 1 if image.mode == "F" else formats.white(image)
     grey = np.asarray(upright).astype(np.float32) / white  # [H, W]
