@@ -135,15 +135,18 @@ def load_backbone(flags: argparse.Namespace, prompts: list, grid: bool) -> Backb
     keep = prompts[0].space == "token"
     rows = len(next(prompts[0].parameters()))
     length = 512 if flags.backbone == "wan" and rows == 512 else None  # the vendor's, not 226
-    backbone = weights.load_backbone(
-        flags.backbone, flags.weights, flags.device, dtype, flags.text, keep, length
-    )
-    backbone.grid, backbone.tile = grid, flags.tile
+    where = {"length": length, "parts": weights.named_parts(flags.part)}
+    headers = weights.load_backbone(flags.backbone, flags.weights, "meta", **where)
     for file, prompt in zip(flags.prompt, prompts, strict=True):
         try:
-            backbone.check(prompt.to(flags.device))
+            headers.check(prompt)
         except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
+            raise ValueError(f"{file}: {error} ({flags.weights or 'no --weights'})") from None
+        prompt.to(flags.device)
+    backbone = weights.load_backbone(
+        flags.backbone, flags.weights, flags.device, dtype, flags.text, keep, **where
+    )
+    backbone.grid, backbone.tile = grid, flags.tile
     return backbone
 
 
@@ -211,7 +214,7 @@ def check_outputs(flags: argparse.Namespace, jobs: list[Job]) -> Path:
     table = flags.out / "metrics.csv"
     if jobs[0].out == flags.out:  # one result under a name of its own
         table = flags.out.with_name(f"{flags.out.stem}-metrics.csv")
-    read = [*flags.prompt, flags.weights or weights.TINY]
+    read = [*flags.prompt, flags.weights or weights.TINY, *weights.named_parts(flags.part).values()]
     read += [path for path in flags.input if path.is_file()]
     for job in jobs:
         read += [job.file, job.target or job.file]
@@ -268,6 +271,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--recursive", action="store_true", help="folders below --input too, structure kept")
     add("--target", type=Path, help="clean picture or clip, or folder of clean ones by name")
     add("--weights", type=Path, help="folder of an official checkpoint; default: bundled tiny one")
+    add("--part", action="append", default=[], help=weights.PART)
     add("--out", type=Path, default=Path("restored"), help="folder, or file name of one result")
     add("--skip-existing", action="store_true", help="leave what is in --out already and is whole")
     add("--max-pixels", type=int, help="refuse larger pictures; default 4 million, tiny model 1")

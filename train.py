@@ -139,7 +139,12 @@ def run(flags: argparse.Namespace) -> None:
         print(f"{model}, {source}, {kind}, {flags.bridge} bridge, {flags.space} space, {device}")
     dtype, tokens = getattr(torch, flags.dtype, None), flags.space == "token"
     backbone = weights.load_backbone(
-        flags.backbone, flags.weights, device, dtype, keep_encoder=tokens
+        flags.backbone,
+        flags.weights,
+        device,
+        dtype,
+        keep_encoder=tokens,
+        parts=weights.named_parts(flags.part),
     )
     backbone.grid = not flags.no_grid
     quiet = rank > 0
@@ -190,6 +195,7 @@ def parse_flags(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--backbone", choices=("flux", "wan"), required=True)
     add("--weights", type=Path, help="folder of an official checkpoint; default: bundled tiny one")
+    add("--part", action="append", default=[], help=weights.PART)
     add("--data", type=Path, help="folder with degraded/ and clean/, or a JSON list of pairs")
     drawn = ", ".join(degradations.KINDS)
     add("--degradation", help=f"{drawn} (default haze); with --data: which rows")

@@ -9,6 +9,7 @@ tinybridge/checkpoints; what files look like is a row a model in its flux.py and
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tinybridge.checkpoints import (
@@ -22,16 +23,20 @@ from tinybridge.checkpoints import (
     load_wan_vae,
     with_texts,
 )
-from tinybridge.checkpoints.backbones import TINY, find_parts, missing_parts
+from tinybridge.checkpoints.backbones import TINY, find_parts, missing_parts, named_parts
 from tinybridge.checkpoints.fill import summary
+from tinybridge.checkpoints.fit import check_fit
 from tinybridge.checkpoints.folders import family_of, holds_weights, home
 from tinybridge.checkpoints.identify import FAMILIES, KINDS, identify
-from tinybridge.checkpoints.load import build, recognise
+from tinybridge.checkpoints.load import build, open_part, recognise
 from tinybridge.checkpoints.relatives import check_names, check_pipeline
 from tinybridge.checkpoints.scales import take_scales
 from tinybridge.checkpoints.tensors import open_checkpoint
 
+PART = "PART=FILE: a part that lies elsewhere or beside another one, as umt5=FILE; repeatable"
+
 __all__ = [
+    "PART",
     "TINY",
     "inspect",
     "load_backbone",
@@ -42,18 +47,20 @@ __all__ = [
     "load_umt5",
     "load_wan",
     "load_wan_vae",
+    "named_parts",
     "with_texts",
 ]
 
 
-def inspect(path: Path, check_values: bool) -> None:
+def inspect(path: Path, check_values: bool, parts: Mapping[str, Path] | None = None) -> None:
     """Print what a file or folder is and what a backbone lacks, reading headers alone.
 
-    check_values: read the values too. ValueError or OSError at the first thing that is wrong.
+    check_values: read the values too. parts: files of single parts, wherever they lie. ValueError
+    or OSError at the first thing that is wrong, parts that do not fit each other among them.
     """
     folder = home(path)
     name = "" if path.is_file() else family_of(folder)
-    files = find_parts(folder, name) if name else {}
+    files = find_parts(folder, name, parts) if name else {}
     for part, file in files.items():
         if part in KINDS and file:
             describe(file, part, check_values)
@@ -65,7 +72,10 @@ def inspect(path: Path, check_values: bool) -> None:
         name = describe(path, "", check_values)
         if name not in FAMILIES or path.is_dir():
             return
-        files = find_parts(path, name)
+        files = find_parts(path, name, parts)
+    there = {part: file for part, file in files.items() if file}
+    opened = {part: open_part(part, file) for part, file in there.items() if part in KINDS}
+    check_fit(FAMILIES[name], opened, there)
     print(f"{path}: {missing_parts(path, name, files) or 'a whole backbone'}")
 
 
@@ -95,9 +105,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.add_argument("path", type=Path, help="a checkpoint's file or folder, or a backbone's")
     command.add_argument("--check-values", action="store_true", help="refuse NaN and infinity")
+    command.add_argument("--part", action="append", default=[], help=PART)
     flags = parser.parse_args(argv)
     try:
-        inspect(flags.path, flags.check_values)
+        inspect(flags.path, flags.check_values, named_parts(flags.part))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

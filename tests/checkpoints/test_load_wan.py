@@ -15,7 +15,7 @@ from tests.oracles.folders import error_of, to_other, write_header, write_shards
 from tests.oracles.plain import error
 from tests.oracles.text import t5
 from tests.oracles.wan import diffusers_twin, inputs, run_twin, tiny
-from tests.oracles.wan_files import LOAD, PTH, same, small, vendor
+from tests.oracles.wan_files import LOAD, PTH, same, small, vendor, write_tokenizer
 from tests.oracles.wan_vae import CONFIGS, autoencoder, clip, from_diffusers, from_ours
 from tests.oracles.wan_vae import diffusers_twin as vae_twin
 from tinybridge.checkpoints import layout as keys
@@ -223,7 +223,7 @@ def inspect(capsys, *arguments) -> str:
 
 
 def test_vendor_folder_and_what_it_lacks(tmp_path, capsys):
-    model = tiny()
+    model = tiny(in_channels=16, context_dim=24)
     write_shards(tmp_path, "diffusion_pytorch_model", model.state_dict(), 2)
     told = {"_class_name": "WanModel", "dim": 48, "num_heads": 3, "num_layers": 4}
     (tmp_path / "config.json").write_text(json.dumps(told))
@@ -236,14 +236,16 @@ def test_vendor_folder_and_what_it_lacks(tmp_path, capsys):
     assert "missing UMT5 encoder (text_encoder or models_t5_umt5-xxl-enc-*.pth" in out
     assert "hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers" in out and '"tokenizer/*"' in out
     torch.save(vendor("umt5")[1], tmp_path / PTH["umt5"])
-    (tmp_path / "google/umt5-xxl").mkdir(parents=True)
-    (tmp_path / "google/umt5-xxl/spiece.model").touch()
+    write_tokenizer(tmp_path / "google")
+    (tmp_path / "google/tokenizer").rename(tmp_path / "google/umt5-xxl")
     out = inspect(capsys, tmp_path)
     assert "a UMT5 encoder, vendor layout" in out and f"{tmp_path}: a whole backbone" in out
 
 
 def test_diffusers_folder_and_its_parts(tmp_path, capsys):
-    diffusers_twin(tiny()).save_pretrained(tmp_path / "transformer", max_shard_size="60KB")
+    diffusers_twin(tiny(context_dim=24)).save_pretrained(
+        tmp_path / "transformer", max_shard_size="60KB"
+    )
     vae_twin(autoencoder(CONFIGS["four-levels"])).save_pretrained(tmp_path / "vae")
     write_shards(tmp_path / "text_encoder", "model", small("umt5")[0].state_dict(), 3)
     out = inspect(capsys, tmp_path)
@@ -277,6 +279,7 @@ def test_single_files(tmp_path, capsys):
         torch.save(state, file)
         assert weights.main(["inspect", str(file), "--check-values"]) == 2
         assert "has NaN or infinite values" in capsys.readouterr().err
+    file.unlink()
     save_file(tiny(hidden_size=128, num_heads=1).state_dict(), tmp_path / "wan.safetensors")
     out = inspect(capsys, tmp_path / "wan.safetensors")
     assert "hidden_size=128, num_heads=1" in out and "missing WAN autoencoder" in out

@@ -1,12 +1,19 @@
 """A whole backbone from its folder: every part found, opened once, told its text, then filled."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from tinybridge.backbone import Backbone
-from tinybridge.checkpoints.conditioning import ENCODERS, text_conditioning, token_ids
+from tinybridge.checkpoints.conditioning import (
+    ENCODERS,
+    brought,
+    text_conditioning,
+    token_ids,
+)
+from tinybridge.checkpoints.fit import check_fit
 from tinybridge.checkpoints.folders import SHARED, family_of, find, home, lookalikes, search
 from tinybridge.checkpoints.identify import FAMILIES, KINDS
 from tinybridge.checkpoints.load import Device, Dtype, Where, build, open_part
@@ -24,6 +31,7 @@ def load_backbone(
     text: str = "",
     keep_encoder: bool = False,
     length: int | None = None,
+    parts: Mapping[str, Where] | None = None,
 ) -> Backbone:
     """A whole backbone, "flux" or "wan", from its folder; path None: the bundled tiny one.
 
@@ -32,10 +40,12 @@ def load_backbone(
     text: what the model is told, "" in the paper; the encoders run once for it, see
     `text_conditioning`. keep_encoder: hold T5 or UMT5 too, which prompts in token space need.
     length: rows of text, None: 512, or 256 for FLUX.1-schnell, or 226 for WAN, at most as many as
-    the tokenizer says.
+    the tokenizer says. parts: files or folders of single parts, which are not looked for then.
+    On the device "meta" nothing but headers is read: all shapes are there, and no value.
     """
-    files = backbone_files(name, path)
+    files = backbone_files(name, path, parts)
     models = {part: open_part(part, file) for part, file in files.items() if part in KINDS}
+    check_fit(FAMILIES[name], models, files)
     guided = getattr(models[name].config, "guidance", False)
     length = length or {"flux": 512 if guided else 256, "wan": 226}[name]
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
@@ -74,7 +84,20 @@ def with_texts(backbone: Backbone, texts: list[str], path: Where | None = None) 
 # --------------------------------------------------------------------------------- where parts lie
 
 
-def backbone_files(name: str, path: Where | None) -> dict[str, Path]:
+def named_parts(texts: Sequence[str]) -> dict[str, Path]:
+    """The files of parts as a command line names them, PART=FILE each; ValueError for others."""
+    named: dict[str, Path] = {}
+    for text in texts:
+        part, _, file = text.partition("=")
+        if not (part and file):
+            raise ValueError(f"--part {text}: expected PART=FILE, as umt5=encoder.safetensors")
+        named[part.replace("-", " ")] = Path(file)
+    return named
+
+
+def backbone_files(
+    name: str, path: Where | None, parts: Mapping[str, Where] | None = None
+) -> dict[str, Path]:
     """Where every part of a backbone lies; FileNotFoundError tells how to get those that lack.
 
     ValueError where the folder is that of another model, or holds two files for one part.
@@ -82,27 +105,43 @@ def backbone_files(name: str, path: Where | None) -> dict[str, Path]:
     if name not in FAMILIES:
         raise ValueError(f"backbone {name!r}: expected 'flux' or 'wan'")
     path = TINY / name if path is None else Path(path)
-    files = find_parts(path, name)
+    files = find_parts(path, name, parts)
     if None in files.values():
         raise FileNotFoundError(f"{path}: {missing_parts(path, name, files)}")
     return {part: file for part, file in files.items() if file}
 
 
-def find_parts(path: Path, name: str) -> dict[str, Path | None]:
+def find_parts(
+    path: Path, name: str, parts: Mapping[str, Where] | None = None
+) -> dict[str, Path | None]:
     """Where each part lies of the backbone in folder `path`, or around the transformer `path`.
 
     A transformer of another name is not guessed, for it may be another model's: it is named.
+    parts: those that are named, wherever they lie. ValueError for a name that is no part's.
     """
+    parts = parts or {}
+    for part, file in parts.items():
+        known = list(FAMILIES[name].places)
+        if part not in known:
+            raise ValueError(f"{part}: a {name} backbone has the parts {', '.join(known)}")
+        if not Path(file).exists():
+            raise FileNotFoundError(f"{file}: no such file or folder")
     folder = home(path)
     check_pipeline(path if path.is_file() else folder, FAMILIES[name])
     files: dict[str, Path | None] = {}
     for part in FAMILIES[name].places:
+        if part in parts:
+            files[part] = Path(parts[part])
+            continue
         if part == name and path.is_file():
             files[part] = path
             continue
         files[part] = find(part, folder)
         if files[part] is None and part in KINDS and part != name:
             files[part] = search(KINDS[part], folder)
+    encoder = files.get("umt5")
+    if encoder and files["umt5 tokens"] is None and brought(encoder):
+        files["umt5 tokens"] = encoder
     return files
 
 

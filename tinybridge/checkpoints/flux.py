@@ -6,7 +6,7 @@ other layout's. Sources: key listings of the vendor's and the diffusers reposito
 
 from typing import Any
 
-from tinybridge.checkpoints.layout import Family, Has, Kind, Shape, Signature, count, table
+from tinybridge.checkpoints.layout import Family, Fit, Has, Kind, Shape, Signature, count, table
 from tinybridge.flux import Flux, FluxConfig
 from tinybridge.flux_vae import AutoEncoder, AutoEncoderConfig
 from tinybridge.text.encoders import ClipConfig, ClipText, T5Config, T5Encoder
@@ -92,6 +92,7 @@ FLUX = Kind(
         "axes_dim": "axes_dims_rope",
         "guidance": "guidance_embeds",
     },
+    expected={"patch_size": (1,)},
     endings={  # as ComfyUI saves them since 2026
         "query_norm.weight": "query_norm.scale",
         "key_norm.weight": "key_norm.scale",
@@ -166,6 +167,7 @@ FLUX_VAE = Kind(
         "groups": "norm_num_groups",
         "scale_factor": "scaling_factor",
     },
+    expected={"act_fn": ("silu",), "use_quant_conv": (False,), "use_post_quant_conv": (False,)},
     counts=("num_res_blocks",),
 )
 
@@ -209,6 +211,7 @@ CLIP = Kind(
         "num_heads": "num_attention_heads",
         "eps": "layer_norm_eps",
     },
+    expected={"hidden_act": ("quick_gelu",)},
     ignored=(
         "vision_model.",
         "visual_projection.",
@@ -257,6 +260,11 @@ T5 = Kind(
     ignored=("decoder.", "lm_head.", "logit_scale"),
     twins=("shared.weight", "encoder.embed_tokens.weight"),
     half=False,  # the residual stream leaves the range of float16
+    expected={
+        "feed_forward_proj": ("gated-gelu",),
+        "dense_act_fn": ("gelu_new",),
+        "is_gated_act": (True,),
+    },
     counts=("num_layers",),
 )
 
@@ -271,10 +279,15 @@ FAMILY = Family(
     name="flux",
     kinds=(FLUX, FLUX_VAE, CLIP, T5),
     tokenizers={
-        "clip tokens": ("CLIP tokenizer", "tokenizer/vocab.json"),
+        "clip tokens": ("CLIP tokenizer", "tokenizer/vocab.json", "tokenizer/tokenizer.json"),
         "t5 tokens": ("T5 tokenizer", "tokenizer_2/spiece.model"),
     },
     repository="black-forest-labs/FLUX.1-{}",
     variant=variant,
+    fits=(
+        Fit("t5", "rows of width {}", "d_model", "context_dim"),
+        Fit("clip", "a summary of width {}", "hidden_size", "pooled_dim"),
+        Fit("flux_vae", "{} channels in a token", "z_channels", "in_channels", times=4),  # 2 x 2
+    ),
     pipelines=("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"),
 )

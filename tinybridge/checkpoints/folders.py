@@ -64,7 +64,7 @@ def find(part: str, folder: Path) -> Path | None:
             stem = hits[0].name.split(".safetensors")[0]
             hits += [file for file in lookalikes(kind, folder, ()) if file.stem != stem]
         if hits:
-            hit = only_one(words, folder, hits)
+            hit = only_one(part, words, folder, hits)
             return within(kind, hit) if kind else hit
     return None
 
@@ -72,13 +72,16 @@ def find(part: str, folder: Path) -> Path | None:
 def search(kind: Kind, folder: Path) -> Path | None:
     """A part of another name in a backbone's folder, or in those of ComfyUI, by its header."""
     found = lookalikes(kind, folder, SHARED)
-    return only_one(kind.words, folder, found) if found else None
+    return only_one(kind.name, kind.words, folder, found) if found else None
 
 
-def only_one(words: str, folder: Path, files: list[Path]) -> Path:
+def only_one(part: str, words: str, folder: Path, files: list[Path]) -> Path:
     if len(files) > 1:
         names = ", ".join(str(file.relative_to(folder)) for file in files)
-        raise ValueError(f"{folder}: more than one {words} ({names}): name one of them")
+        raise ValueError(
+            f"{folder}: more than one {words} ({names}): name one of them, as with --part "
+            f"{part}={files[0]}"
+        )
     return files[0]
 
 

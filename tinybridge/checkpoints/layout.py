@@ -7,11 +7,9 @@ carried over unchanged, and the first row that fits wins. The rows are in flux.p
 """
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,6 +48,7 @@ class Kind:
     read. float32: modules and parameters never narrower. half: can be computed in float16.
     endings: of names, as others spell them -> ours. counts: fields of the config that the file
     must have tensors for. relatives: patterns of file names -> the model with the same shapes.
+    expected: what a config.json may say of how it is computed, if it says anything.
     """
 
     name: str
@@ -72,6 +71,22 @@ class Kind:
     endings: dict[str, str] = field(default_factory=dict)
     counts: tuple[str, ...] = ()
     relatives: dict[str, str] = field(default_factory=dict)
+    expected: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A number that a part of a backbone gives and the transformer takes.
+
+    words: what it is, around the number. gives, takes: fields of their configs; times: how often
+    the part's.
+    """
+
+    part: str
+    words: str
+    gives: str
+    takes: str
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class Family:
 
     tokenizers: part -> its words, then where it lies. repository and variant: where official
     files come from, told by the transformer's config (None: not known). pipelines: what a
-    model_index.json may say.
+    model_index.json may say. fits: in what the parts must agree with the transformer.
     """
 
     name: str
@@ -89,6 +104,7 @@ class Family:
     repository: str
     variant: Callable[[Any], str]
     pipelines: tuple[str, ...]
+    fits: tuple[Fit, ...]
 
     @property
     def places(self) -> dict[str, tuple[str, ...]]:
@@ -175,33 +191,3 @@ def join(parts: list[Tensor], rule: str) -> Tensor:
 def count(has: Has, pattern: str) -> int:
     """How many of pattern.format(0), pattern.format(1), ... are there before the first gap."""
     return next(n for n in itertools.count() if not has(pattern.format(n)))
-
-
-def published(kind: Kind, config: dict[str, Any]) -> dict[str, Any]:
-    """A config.json, or the config in a file's metadata, with our field names.
-
-    Empty for the config.json of another model, which may lie beside a vendor's file.
-    """
-    name = config.get("_class_name") or config.get("model_type")
-    if name is not None and name not in kind.classes:
-        return {}
-    config = config | config.get("text_config", {})  # openai's CLIP holds two models
-    result = config | {
-        ours: config[theirs] for ours, theirs in kind.fields.items() if theirs in config
-    }
-    if "attention_head_dim" in config:
-        result["hidden_size"] = config["num_attention_heads"] * config["attention_head_dim"]
-    if "block_out_channels" in config:
-        widths = config["block_out_channels"]
-        result |= {"ch": widths[0], "ch_mult": [width // widths[0] for width in widths]}
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in result.items()}
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The dictionary in a JSON file, empty where there is no file; ValueError names a bad one."""
-    if not file.is_file():
-        return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file}: not a JSON dictionary ({error}): download it again") from None

@@ -3,7 +3,6 @@
 The rows that say what a model's files are like are in flux.py and wan.py, one a model.
 """
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 import torch
 
 from tinybridge import wan_vae
-from tinybridge.checkpoints import layout
+from tinybridge.checkpoints.configs import read_config
 from tinybridge.checkpoints.fill import fill, lookup
 from tinybridge.checkpoints.folders import find, home
 from tinybridge.checkpoints.identify import FAMILIES, KINDS, identify, plain
-from tinybridge.checkpoints.layout import Kind, Table, read_json
+from tinybridge.checkpoints.layout import Kind, Table
 from tinybridge.checkpoints.relatives import check_names, check_pipeline
 from tinybridge.checkpoints.scales import take_scales
 from tinybridge.checkpoints.tensors import Checkpoint, open_checkpoint
@@ -114,11 +113,9 @@ def only(kind: Kind, checkpoint: Checkpoint) -> Checkpoint:
 
 def configure(kind: Kind, checkpoint: Checkpoint, table: Table | None) -> Any:
     """The model's config: what shapes tell, over it config.json, over it the file's metadata."""
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    said = read_config(kind, checkpoint)
     try:
-        told = kind.sizes(*lookup(checkpoint, table))
-        told |= layout.published(kind, read_json(folder / "config.json"))
-        told |= layout.published(kind, json.loads(checkpoint.metadata.get("config", "{}")))
+        told = kind.sizes(*lookup(checkpoint, table)) | said
         known = {field.name for field in fields(kind.config)}
         if lost := [name for name in known if name in told and told[name] is None]:
             raise ValueError(f"{lost[0]} is not told by its tensors: expected a config.json beside")

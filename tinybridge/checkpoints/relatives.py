@@ -8,7 +8,8 @@ import re
 import sys
 from pathlib import Path
 
-from tinybridge.checkpoints.layout import Family, Kind, read_json
+from tinybridge.checkpoints.configs import read_json
+from tinybridge.checkpoints.layout import Family, Kind
 
 EXPECTED = "prompts are learned on WAN 2.1 T2V, which is expected here"
 

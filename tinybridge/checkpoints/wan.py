@@ -9,7 +9,17 @@ from dataclasses import replace
 from typing import Any
 
 from tinybridge.checkpoints.flux import T5, t5_sizes
-from tinybridge.checkpoints.layout import Family, Has, Kind, Shape, Signature, Table, count, table
+from tinybridge.checkpoints.layout import (
+    Family,
+    Fit,
+    Has,
+    Kind,
+    Shape,
+    Signature,
+    Table,
+    count,
+    table,
+)
 from tinybridge.wan import FLOAT32, Wan, WanConfig
 from tinybridge.wan_vae import AutoEncoder, AutoEncoderConfig
 
@@ -86,7 +96,7 @@ WAN = Kind(
     other=Signature("blocks.0.attn2.", "a WAN transformer, diffusers layout"),
     table=WAN_TABLE,
     sizes=wan_sizes,
-    classes=("WanTransformer3DModel", "WanModel"),
+    classes=("WanTransformer3DModel", "WanModel", "t2v"),
     fields={
         "in_channels": "in_dim",  # the vendor's
         "hidden_size": "dim",  # the vendor's
@@ -95,6 +105,14 @@ WAN = Kind(
         "context_dim": "text_dim",
     },
     float32=FLOAT32,
+    expected={
+        "qk_norm": ("rms_norm_across_heads", True),
+        "cross_attn_norm": (True,),
+        "patch_size": ([1, 2, 2],),
+        "added_kv_proj_dim": (None,),
+        "image_dim": (None,),
+        "model_type": ("t2v",),  # the vendor's
+    },
     counts=("depth",),
     relatives={
         r"wan[-_ .]?2[-_.]?2|(high|low)[-_]noise": "an expert of WAN 2.2",
@@ -188,6 +206,7 @@ WAN_VAE = Kind(
         "mean": "latents_mean",
         "std": "latents_std",
     },
+    expected={"is_residual": (False,), "patch_size": (None,), "attn_scales": ([],)},
     pickled=True,
     counts=("num_res_blocks",),
 )
@@ -248,5 +267,9 @@ FAMILY = Family(
     },
     repository="Wan-AI/Wan2.1-T2V-{}-Diffusers",
     variant=variant,
+    fits=(
+        Fit("umt5", "rows of width {}", "d_model", "context_dim"),
+        Fit("wan_vae", "{} latent channels", "z_channels", "in_channels"),
+    ),
     pipelines=("WanPipeline", "WanVideoToVideoPipeline"),
 )

@@ -13,6 +13,11 @@ import sentencepiece
 import torch
 from torch import Tensor
 
+IMPOSTORS = (  # first bytes of what people find where a tokenizer's file should be
+    (b"version https://git-lfs", "a git-lfs pointer, not the tokenizer: run git lfs pull"),
+    (b"<", "a web page, not the tokenizer: the download went wrong"),
+)
+
 # ---- T5 and UMT5 -------------------------------------------------------------------------------
 
 
@@ -21,16 +26,23 @@ class T5Tokens:
 
     path: the model file; length: 512 for FLUX.1-dev, 256 for FLUX.1-schnell; extra_ids: how many
     <extra_id_k> follow the pieces, the last first: 100 for T5, 300 for UMT5. Normalisation and
-    the unknown piece are those of the model file. ValueError when it cannot be read as one.
+    the unknown piece are those of the model file. content: the model itself, where path is the
+    file that brought it. ValueError when it cannot be read as one.
     """
 
-    def __init__(self, path: str | Path, length: int, extra_ids: int = 100):
-        self.length = length
+    def __init__(
+        self, path: str | Path, length: int, extra_ids: int = 100, content: bytes | None = None
+    ):
+        self.length, self.extra_ids = length, extra_ids
+        content = readable(Path(path)) if content is None else content
+        if not content:
+            raise ValueError(f"{path}: not a readable sentencepiece model (it is empty)")
         try:
-            self.model = model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            self.model = model = sentencepiece.SentencePieceProcessor(model_proto=content)
         except (RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path}: not a readable sentencepiece model ({reason})") from None
+        self.size = model.vocab_size()
         named = (model.pad_id(), model.eos_id(), model.bos_id(), model.unk_id())
         self.special = {model.id_to_piece(k): k for k in named if k >= 0}
         last = model.vocab_size() + extra_ids - 1
@@ -52,6 +64,15 @@ class T5Tokens:
         for part in self.cut.split(text):
             ids += [self.special[part]] if part in self.special else self.model.encode(part)
         return ids
+
+
+def readable(file: Path) -> bytes:
+    """What is in a tokenizer's file; ValueError where it is none but what stands for it."""
+    content = file.read_bytes()
+    for magic, words in IMPOSTORS:
+        if content[:64].lstrip().startswith(magic):
+            raise ValueError(f"{file}: {words}")
+    return content
 
 
 # ---- CLIP --------------------------------------------------------------------------------------
@@ -99,7 +120,8 @@ def split(text: str) -> list[str]:
 
 
 class ClipTokens:
-    """CLIP's byte pair encoding from vocab.json and merges.txt of a tokenizer's folder.
+    """CLIP's byte pair encoding, from a tokenizer's folder: vocab.json and merges.txt, or
+    tokenizer.json, which holds both and which transformers 5 writes alone.
 
     length: 77 in every published CLIP. FileNotFoundError, or ValueError when a file is cut off or
     cannot be read as what it should be; both name the file.
@@ -108,12 +130,24 @@ class ClipTokens:
     def __init__(self, folder: str | Path, length: int = 77):
         self.length, folder = length, Path(folder)
         file = folder / "vocab.json"
+        alone = folder / "tokenizer.json"
         try:
-            self.ids: dict[str, int] = json.loads(file.read_text(encoding="utf-8"))
+            if alone.is_file() and not file.is_file():
+                file = alone
+                model = json.loads(readable(file))["model"]
+                vocabulary, merges = model["vocab"], model["merges"]  # "a b" or ["a", "b"]
+            else:
+                vocabulary, merges = json.loads(readable(file)), None
+            self.ids: dict[str, int] = dict(vocabulary)
             self.start, self.end = self.ids[START], self.ids[END]
-            file = folder / "merges.txt"
-            lines = file.read_text(encoding="utf-8").splitlines()
-            pairs = [tuple(line.split()) for line in lines if not line.startswith("#version")]
+            self.size, self.extra_ids = len(self.ids), 0
+            if sorted(self.ids.values()) != list(range(self.size)):
+                raise ValueError("its ids are not those from 0 on, each once")
+            if merges is None:
+                file = folder / "merges.txt"
+                lines = readable(file).decode().splitlines()
+                merges = [line for line in lines if not line.startswith("#version")]
+            pairs = [tuple(pair.split() if isinstance(pair, str) else pair) for pair in merges]
             self.rank = {pair: k for k, pair in enumerate(pairs)}
             for pair in pairs:
                 if len(pair) != 2 or "".join(pair) not in self.ids:
