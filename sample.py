@@ -137,12 +137,7 @@ def load_backbone(flags: argparse.Namespace, prompts: list, grid: bool) -> Backb
     length = 512 if flags.backbone == "wan" and rows == 512 else None  # the vendor's, not 226
     where = {"length": length, "parts": weights.named_parts(flags.part)}
     headers = weights.load_backbone(flags.backbone, flags.weights, "meta", **where)
-    for file, prompt in zip(flags.prompt, prompts, strict=True):
-        try:
-            headers.check(prompt)
-        except ValueError as error:
-            raise ValueError(f"{file}: {error} ({flags.weights or 'no --weights'})") from None
-        prompt.to(flags.device)
+    weights.check_prompts(headers, prompts, flags.prompt, flags.weights or "no --weights")
     backbone = weights.load_backbone(
         flags.backbone, flags.weights, flags.device, dtype, flags.text, keep, **where
     )

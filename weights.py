@@ -25,7 +25,7 @@ from tinybridge.checkpoints import (
 )
 from tinybridge.checkpoints.backbones import TINY, find_parts, missing_parts, named_parts
 from tinybridge.checkpoints.fill import summary
-from tinybridge.checkpoints.fit import check_fit
+from tinybridge.checkpoints.fit import check_fit, check_prompts
 from tinybridge.checkpoints.folders import family_of, holds_weights, home
 from tinybridge.checkpoints.identify import FAMILIES, KINDS, identify
 from tinybridge.checkpoints.load import build, open_part, recognise
@@ -38,6 +38,7 @@ PART = "PART=FILE: a part that lies elsewhere or beside another one, as umt5=FIL
 __all__ = [
     "PART",
     "TINY",
+    "check_prompts",
     "inspect",
     "load_backbone",
     "load_clip",

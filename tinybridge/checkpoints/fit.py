@@ -1,7 +1,10 @@
 """Parts of a backbone compared with each other by their headers, before a value is read."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from tinybridge.backbone import Backbone
 from tinybridge.checkpoints.conditioning import tokenizer
 from tinybridge.checkpoints.layout import Family
 from tinybridge.checkpoints.load import Opened
@@ -31,6 +34,20 @@ def check_fit(family: Family, models: dict[str, Opened], files: dict[str, Path])
     for name, encoder in TOKENIZERS.items():
         if name in files and encoder in models:
             check_vocabulary(name, files[name], models[encoder])
+
+
+def check_prompts(
+    backbone: Backbone, prompts: Sequence[Any], files: Sequence[Path], place: object
+) -> None:
+    """ValueError with a prompt's file and a backbone's place where the two do not fit.
+
+    backbone: of headers is enough. prompts: of either space, as their `files` hold them.
+    """
+    for file, prompt in zip(files, prompts, strict=True):
+        try:
+            backbone.check(prompt)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error} ({place})") from None
 
 
 def check_vocabulary(name: str, file: Path, encoder: Opened) -> None:
