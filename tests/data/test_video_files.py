@@ -66,13 +66,12 @@ def held(path: Path) -> dict[str, int]:
 
 
 def times(path: Path) -> tuple[list[Fraction], Fraction]:
-    """When the pictures begin, and how long they last together, by their packets."""
+    """When the pictures begin, by their packets, and the length that the file names."""
     with av.open(str(path)) as file:
         track = file.streams.video[0]
-        packets = sorted((p.pts, p.duration) for p in file.demux(track) if p.size)
-        end = sum(packets[-1]) - packets[0][0]
-        length = max(end, track.duration or 0) if path.suffix != ".mkv" else end
-        return [pts * track.time_base for pts, _ in packets], length * track.time_base
+        found = sorted(p.pts * track.time_base for p in file.demux(track) if p.size)
+        told = track.duration * track.time_base if track.duration else file.duration / 10**6
+        return found, told
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 20])
@@ -105,6 +104,24 @@ def test_a_track_of_an_unknown_codec_is_left_out_with_a_word(tmp_path, suffix):
     assert "not kept: track 3 (audio of unknown codec)" in note and str(path) in note
     _, _, made = copy(path)
     assert held(made) == {"video": 20, "audio": held(path)["audio"] // 2}
+
+
+def test_sound_without_a_sampling_rate_is_left_out(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as out:
+        tracks = encoder(out, path), sound(out, path)
+        tone(out, tracks[1])
+        fill(out, tracks[0])
+    data = path.read_bytes()
+    for right, wrong in (  # the element of Matroska, and the index in AAC's own header
+        (b"\xb5\x88\x40\xe7\x70\x00", b"\xb5\x88\x00\x00\x00\x00"),
+        (b"\x11\x88", b"\x16\x88"),
+    ):
+        assert right in data
+        data = data.replace(right, wrong, 1)
+    path.write_bytes(data)
+    assert "track 2 (audio of unknown codec)" in clips.open_clip(path).notes[-1]
+    assert held(copy(path)[2]) == {"video": 20}
 
 
 @pytest.mark.parametrize("default", [0, 1])

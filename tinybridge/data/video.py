@@ -141,13 +141,15 @@ def _overheard() -> Iterator[list[tuple[int, str, str]]]:
     """The errors that libav reports meanwhile: level, part of libav, message."""
     import av
 
-    level = av.logging.get_level()
+    level, quiet = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # or the next file would be told how often
     try:
         with av.logging.Capture(local=False) as reports:
             yield reports
     finally:
         av.logging.set_level(level)
+        av.logging.set_skip_repeated(quiet)
 
 
 def _decoded(packet: Any) -> list[Any]:
