@@ -145,3 +145,15 @@ def test_identify_asks_what_holds_our_names_first():
     assert identify(["controlnet_x_embedder.weight", *OTHER]) == ("", "a ControlNet")
     assert identify(FLUX)[0] == identify(OTHER)[0] == "flux"
     assert identify(["some.weight"])[1].startswith("unknown tensors (some.weight")
+
+
+def test_so_are_numbers_of_levels(tmp_path):
+    for name, field, state, load in (
+        ("AutoencoderKL", "block_out_channels", VAE, weights.load_flux_vae),
+        ("AutoencoderKLWan", "dim_mult", small("wan_vae")[0].state_dict(), weights.load_wan_vae),
+    ):
+        text = {"_class_name": name, field: [8] * 10_000}
+        text |= {"latents_mean": [0.0] * 6, "latents_std": [1.0] * 6}
+        text |= {"temperal_downsample": [False] * 9_999}
+        (tmp_path / "config.json").write_text(json.dumps(text))
+        assert "is said to be (" in error_of(load, saved(tmp_path, state))

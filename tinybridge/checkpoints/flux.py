@@ -168,7 +168,7 @@ FLUX_VAE = Kind(
         "scale_factor": "scaling_factor",
     },
     expected={"act_fn": ("silu",), "use_quant_conv": (False,), "use_post_quant_conv": (False,)},
-    counts=("num_res_blocks",),
+    counts=("num_res_blocks", "ch_mult"),
 )
 
 # ---------------------------------------------------------------------------- the text encoders

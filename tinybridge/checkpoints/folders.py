@@ -49,24 +49,36 @@ def find(part: str, folder: Path) -> Path | None:
     words, *patterns = place
     kind = KINDS.get(part)
     for pattern in patterns:
-        hits = sorted(folder.glob(pattern)) or [folder / pattern]
-        hits = [hit for hit in hits if hit.exists() or hit.is_symlink()]
+        hits = there(folder, pattern)
         if kind:
-            hits = [hit for hit in hits if not hit.is_dir() or holds_weights(hit)]
-        if kind and len(hits) > 1:
-            hits = [hit for hit in hits if may_be(kind, hit)]
-        if hits and not kind:
-            hits = [*hits, *(file for file in hits[0].parent.iterdir() if not file.exists())]
-        for hit in hits:
-            if not hit.exists():
-                raise FileNotFoundError(f"{hit}: {absent(hit)}")
-        if kind and hits and hits[0].is_file():
-            stem = hits[0].name.split(".safetensors")[0]
-            hits += [file for file in lookalikes(kind, folder, ()) if file.stem != stem]
+            hits = candidates(kind, folder, hits)
         if hits:
             hit = only_one(part, words, folder, hits)
             return within(kind, hit) if kind else hit
     return None
+
+
+def there(folder: Path, pattern: str) -> list[Path]:
+    """What a pattern meets; FileNotFoundError for a link to nothing, or one beside a tokenizer."""
+    hits = sorted(folder.glob(pattern))
+    if not hits and (folder / pattern).is_symlink():  # which glob passes over
+        hits = [folder / pattern]
+    beside = sorted(hits[0].parent.iterdir()) if hits and "/" in pattern else []
+    for file in (*hits, *beside):
+        if not file.exists():
+            raise FileNotFoundError(f"{file}: {absent(file)}")
+    return hits
+
+
+def candidates(kind: Kind, folder: Path, hits: list[Path]) -> list[Path]:
+    """Those that may be a part among what lies in its place, and a file's rivals beside it."""
+    hits = [hit for hit in hits if not hit.is_dir() or holds_weights(hit)]
+    if len(hits) > 1:
+        hits = [hit for hit in hits if may_be(kind, hit)]
+    if not hits or hits[0].is_dir():
+        return hits
+    stem = hits[0].name.split(".safetensors")[0]  # of a file or of an index
+    return hits + [file for file in lookalikes(kind, folder, ()) if file.stem != stem]
 
 
 def search(kind: Kind, folder: Path) -> Path | None:

@@ -83,9 +83,15 @@ def unwrapped(names: Iterable[str]) -> dict[str, list[str]]:
     """Names without their wrapping, by the wrapping that they had ("": none)."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        wrapping = WRAPPING.match(name)[0]
-        groups.setdefault(wrapping, []).append(name[len(wrapping) :])
+        wrap, own = unwrap(name)
+        groups.setdefault(wrap, []).append(own)
     return groups
+
+
+def unwrap(name: str) -> tuple[str, str]:
+    """A name's wrapping, "" where it has none, and the rest."""
+    own = WRAPPING.sub("", name, count=1)
+    return name[: len(name) - len(own)], own
 
 
 def look(names: list[str]) -> tuple[str, str]:
@@ -112,8 +118,7 @@ def plain(kind: Kind, checkpoint: Checkpoint) -> Checkpoint:
     found: dict[str, list[Entry]] = {}
     kept: list[str] = []
     for key, entry in checkpoint.entries.items():
-        wrap = WRAPPING.match(key)[0]
-        name = key[len(wrap) :]
+        wrap, name = unwrap(key)
         for theirs, ours in kind.endings.items():
             if name.endswith(theirs):
                 name = name.removesuffix(theirs) + ours

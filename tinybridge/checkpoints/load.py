@@ -87,10 +87,11 @@ def recognise(kind: Kind, checkpoint: Checkpoint, config: Any = None) -> Opened:
     table = None if vendor else kind.table
     config = config or configure(kind, checkpoint, table)
     for name in kind.counts:
-        if getattr(config, name) > len(checkpoint.entries):
+        value = getattr(config, name)
+        if (len(value) if isinstance(value, tuple) else value) > len(checkpoint.entries):
             raise ValueError(
-                f"{checkpoint.path}: {name} is said to be {getattr(config, name)}, but the file "
-                f"has {len(checkpoint.entries)} tensors: take the config.json of this model"
+                f"{checkpoint.path}: {name} is said to be {str(value)[:40]}, but the file has "
+                f"{len(checkpoint.entries)} tensors: take the config.json of this model"
             )
     if table and kind.rows:
         table = kind.rows(config)

@@ -208,7 +208,7 @@ WAN_VAE = Kind(
     },
     expected={"is_residual": (False,), "patch_size": (None,), "attn_scales": ([],)},
     pickled=True,
-    counts=("num_res_blocks",),
+    counts=("num_res_blocks", "dim_mult"),
 )
 
 # ----------------------------------------------------------------------------- the text encoder
