@@ -218,6 +218,15 @@ def test_one_frame_at_a_time(tmp_path, monkeypatch):
     assert len(pulled) == 24 and pulled == written
 
 
+def test_a_file_that_changed_after_it_was_opened(tmp_path):
+    for then in (5, 11):
+        clip = clips.open_clip(film_file(tmp_path / "a.mp4", 8, tracks=0))
+        film_file(tmp_path / "a.mp4", then, tracks=0)
+        with pytest.raises(ValueError, match=f"a.mp4: {then} frames where 8 were found at first"):
+            copied = list(clips.read(clip))
+            pytest.fail(f"{len(copied)} frames came")
+
+
 # ---- what is said of bad files ------------------------------------------------------------------
 
 
