@@ -127,6 +127,7 @@ OTHERS = [  # kind, what its config.json says, words of the message
     ("flux", {"patch_size": 2}, "patch_size is 2"),
     ("flux_vae", {"_class_name": "AutoencoderTiny"}, "is of 'AutoencoderTiny'"),
     ("flux_vae", {"act_fn": "relu"}, "act_fn is 'relu'"),
+    ("flux_vae", {"scaling_factor": 1.5305}, "that of Stable Diffusion 3"),
 ]
 
 

@@ -99,3 +99,14 @@ def test_a_spiece_model_that_does_not_read_is_named(tmp_path, capsys):
     assert told in error_of(lambda: weights.load_backbone("wan", folder))
     assert weights.main(["inspect", str(folder)]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_t5s_tokenizer_json_alone_is_told_to_be_too_little(tmp_path):
+    folder = write_folder(tmp_path / "flux")
+    (folder / "tokenizer_2/spiece.model").unlink()
+    message = error_of(lambda: weights.load_backbone("flux", folder))
+    assert "spiece.model" in message and "tokenizer.json" not in message
+    (folder / "tokenizer_2/tokenizer.json").write_text("{}")
+    message = error_of(lambda: weights.load_backbone("flux", folder))
+    assert "(tokenizer_2/spiece.model), which tokenizer.json does not hold" in message
+    assert '--include "tokenizer_2/*"' in message

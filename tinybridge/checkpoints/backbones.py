@@ -157,6 +157,9 @@ def missing_parts(path: Path, name: str, files: dict[str, Path | None]) -> str:
     for part in missing:
         words, *spots = family.places[part]
         lacks.append(f"{words} ({' or '.join(spots)})")
+        alone = (folder / spots[0]).with_name("tokenizer.json")
+        if part not in KINDS and alone.is_file():
+            lacks[-1] += ", which tokenizer.json does not hold"
     told = f"missing {', '.join(lacks)}"
     if name in missing:
         found = lookalikes(KINDS[name], folder, SHARED)

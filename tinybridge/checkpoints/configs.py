@@ -107,6 +107,10 @@ def check(kind: Kind, config: dict[str, Any], source: str) -> None:
                 f"{source}: {key} is {reprlib.repr(config[key])}, as in another model; "
                 f"{kind.words} is computed with {values[0]!r}"
             )
+    for key, values in kind.others.items():
+        for value, words in values.items():
+            if config.get(key) == value:
+                raise ValueError(f"{source}: {key} is {value}, that of {words}: not a {kind.words}")
     rules = {"block_out_channels": ("a list of positive whole numbers", listed(size))}
     if "attention_head_dim" in config:
         rules["attention_head_dim"] = ("a positive whole number", size)

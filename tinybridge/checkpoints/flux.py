@@ -168,6 +168,7 @@ FLUX_VAE = Kind(
         "scale_factor": "scaling_factor",
     },
     expected={"act_fn": ("silu",), "use_quant_conv": (False,), "use_post_quant_conv": (False,)},
+    others={"scaling_factor": {1.5305: "Stable Diffusion 3", 0.13025: "SDXL", 0.18215: "SD 1"}},
     counts=("num_res_blocks", "ch_mult"),
 )
 

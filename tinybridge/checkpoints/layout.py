@@ -49,6 +49,7 @@ class Kind:
     endings: of names, as others spell them -> ours. counts: fields of the config that the file
     must have tensors for. relatives: patterns of file names -> the model with the same shapes.
     expected: what a config.json may say of how it is computed, if it says anything.
+    others: values of a config.json that tell a model with the same shapes.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Kind:
     counts: tuple[str, ...] = ()
     relatives: dict[str, str] = field(default_factory=dict)
     expected: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    others: dict[str, dict[Any, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
