@@ -10,7 +10,7 @@ from torch import Tensor
 
 import weights
 from tests.oracles import folders as make
-from tests.oracles.folders import error_of
+from tests.oracles.folders import error_of, write_shards
 from tests.oracles.people import CLIP, FLUX, OTHER, T5, VAE, saved
 from tests.oracles.wan import tiny
 from tests.oracles.wan_files import same, small, vendor
@@ -139,6 +139,26 @@ def test_counts_are_held_against_the_header(tmp_path, value):
             (tmp_path / "config.json").write_text(json.dumps(text))
             message = error_of(load, saved(tmp_path, state))
             assert f"is said to be {value}" in message and "x.safetensors" in message
+
+
+@pytest.mark.parametrize("odd", ["a\nb", "a\x1b[2J", "\0"])
+def test_names_that_no_terminal_should_see_are_one_printable_line(tmp_path, odd):
+    save_file(T5 | {odd: torch.ones(2)}, tmp_path / "x.safetensors")
+    write_shards(tmp_path, "model", T5, 2)
+    index = tmp_path / "model.safetensors.index.json"
+    told = json.loads(index.read_text())
+    torch.save(dict(vendor("umt5")[1]) | {odd: torch.ones(2)}, tmp_path / "x.pth")
+    save_file(FLUX, tmp_path / "y.safetensors", {"modelspec.architecture": f"kontext{odd}"})
+    for load, file, part in (
+        (weights.load_t5, tmp_path / "x.safetensors", {}),
+        (weights.load_umt5, tmp_path / "x.pth", {}),
+        (weights.load_flux, tmp_path / "y.safetensors", {}),
+        (weights.load_t5, index, {odd: "model-00001-of-00002.safetensors"}),
+        (weights.load_t5, index, {"shared.weight": f"model{odd}.safetensors"}),
+    ):
+        index.write_text(json.dumps({"weight_map": told["weight_map"] | part}))
+        message = error_of(load, file)
+        assert message.isprintable() and file.name in message
 
 
 def test_identify_asks_what_holds_our_names_first():

@@ -26,7 +26,7 @@ def check_folder(folder: Path, family: Family) -> None:
     told = read_json(file)
     name = told.get("_class_name")
     if name is not None and name not in family.pipelines:
-        raise ValueError(f"{file}: is of a {name}, expected {family.pipelines[0]}")
+        raise ValueError(f"{file}: is of a {name!r}, expected {family.pipelines[0]}")
     if family.name != "wan":
         return
     second = told.get("transformer_2")
@@ -44,7 +44,9 @@ def check_names(kind: Kind, path: Path, metadata: dict[str, str]) -> None:
     told = metadata.get("modelspec.architecture", "")
     for pattern, words in kind.relatives.items():
         if re.search(pattern, told, re.IGNORECASE):
-            raise ValueError(f"{path}: its metadata says {told}: {words}, expected a {kind.words}")
+            raise ValueError(
+                f"{path}: its metadata says {told!r}: {words}, expected a {kind.words}"
+            )
     cached = [part for part in path.parts if part.startswith("models--")]
     folder = path if path.is_dir() else path.parent
     saved = str(read_json(folder / "config.json").get("_name_or_path", ""))

@@ -67,6 +67,8 @@ def weight_map(index: Path) -> dict[str, str]:
         placed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
         if not all(isinstance(name, str) for name in placed.values()):
             raise TypeError("names of files are expected")
+        if odd := [name for name in (*placed, *placed.values()) if not name.isprintable()]:
+            raise ValueError(f"it names {odd[0]!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{index}: not an index of shards ({error!r}): download it again"

@@ -10,6 +10,7 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -55,7 +56,7 @@ class Checkpoint:
     entries: dict[str, Entry]
     scales: dict[str, Entry]  # of those float8 tensors that have one
     metadata: dict[str, str]
-    handles: dict[Path, safe_open | dict[str, Tensor]]  # a dictionary: a mapped pickle's
+    handles: dict[Path, Any]  # safe_open, or the dictionary of a mapped pickle
 
     def dtype(self) -> torch.dtype:
         """The dtype of most values; bfloat16 for float8, in which nothing is computed."""
@@ -151,7 +152,7 @@ def open_checkpoint(path: Path, pickles: bool = False) -> Checkpoint:
     what to do.
     """
     files, placed = locate(path)
-    handles: dict[Path, safe_open | dict[str, Tensor]] = {}
+    handles: dict[Path, Any] = {}
     entries: dict[str, Entry] = {}
     metadata: dict[str, str] = {}
     for file in files:
@@ -166,6 +167,8 @@ def open_checkpoint(path: Path, pickles: bool = False) -> Checkpoint:
         else:
             handles[file], found = open_file(file)
             metadata |= handles[file].metadata() or {}
+        if odd := [entry.key for entry in found if not entry.key.isprintable()]:
+            raise ValueError(f"{file}: has a tensor named {odd[0]!r}, which no model has")
         if placed is not None:
             names = {name for name, part in placed.items() if part == file.name}
             check_shard(file, {entry.key for entry in found}, names)

@@ -167,7 +167,9 @@ def vae_rows(config: AutoEncoderConfig) -> Table:
 def wan_vae_sizes(shape: Shape, has: Has) -> dict[str, Any]:
     """Fields of its AutoEncoderConfig; the encoder counts blocks and resamplings as one list."""
     layer = "encoder.downsamples.{}."
-    widths, blocks, times = [], 0, []  # width and number of blocks of each level
+    widths: list[int] = []  # of each level
+    times: list[bool] = []  # whether each resampling is in time too
+    blocks = 0  # of the first level
     for n in itertools.count():
         if has(layer.format(n) + "residual.2.weight"):
             if len(widths) == len(times):
