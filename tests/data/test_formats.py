@@ -257,14 +257,14 @@ def test_a_header_bounds_what_a_file_may_cost(tmp_path):
     bomb = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", bytes(9)) + chunk(b"IEND", b"")
     (tmp_path / "bomb.png").write_bytes(bomb)
     (tmp_path / "small.png").write_bytes(png(RGB, 2))
-    began = time.perf_counter()
+    began = time.process_time()
     for name, line in (("huge.tif", "4194324x24 are 100.7"), ("bomb.png", "megapixels")):
         with pytest.raises(formats.TooLarge, match=f"{name}: .*{line}"):
             pictures.read(tmp_path / name)
     with pytest.raises(formats.TooLarge, match=r"small\.png: 6x4 are"):
         pictures.read(tmp_path / "small.png", most=23)
     assert pictures.read(tmp_path / "small.png", most=24).size == (4, 6)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("error", [RuntimeError, TypeError, struct.error, MemoryError, KeyError])
