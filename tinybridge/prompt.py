@@ -11,8 +11,10 @@ Ours are .safetensors files with metadata; the authors' are .pt files (arXiv 260
 
 import json
 import math
+import os
 import pickle
 import re
+import secrets
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 
@@ -214,10 +216,16 @@ def _parameter(name: str, tensor: Tensor) -> nn.Parameter:
 
 def _write(prompt: Prompt | Tokens, path: Path) -> None:
     tensors = {k: v.detach().cpu().contiguous() for k, v in prompt.state_dict().items()}
-    try:  # safetensors writes to a name of its own and renames it when it is whole
-        save_file(tensors, path, {"format": "pt", **prompt.meta})
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"{path}: cannot be written ({error})") from None
+    content = save(tensors, {"format": "pt", **prompt.meta})
+    # Not save_file, whose files nobody but their owner may read.
+    scratch = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        scratch.write_bytes(content)
+        os.replace(scratch, path)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _read_ours(path: Path) -> Prompt | Tokens:

@@ -183,3 +183,12 @@ def test_spaces_and_odd_times_are_named():
         agreed([said(), said("token")])
     with pytest.raises(ValueError, match="a.pt: its t0 is 'early', a number between 0 and 1"):
         agreed([said(t0="early")], ["a.pt"])
+
+
+def test_a_saved_prompt_can_be_read_by_others(tmp_path):
+    """With the rights of any new file, and with nothing left beside it."""
+    Prompt.init(2, 3, 1, seed=0).save(tmp_path / "p.safetensors")
+    (tmp_path / "new").touch()
+    rights = [(tmp_path / name).stat().st_mode for name in ("p.safetensors", "new")]
+    assert rights[0] == rights[1]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["new", "p.safetensors"]
