@@ -10,7 +10,7 @@ from tests.oracles import folders as make
 from tests.oracles.folders import error_of
 from tests.oracles.people import both, inspect
 from tests.oracles.wan import tiny
-from tests.oracles.wan_files import same
+from tests.oracles.wan_files import same, write_wan
 
 FILE = "flux1-small.safetensors"
 
@@ -92,6 +92,15 @@ def test_the_models_folder_of_comfyui(folder, capsys):
         weights.load_backbone, "flux", comfy.parent
     )
     assert torch.equal(weights.load_backbone("flux", inner).context, want.context)
+
+
+def test_the_transformers_file_inside_its_folder(tmp_path):
+    folder = make.write_folder(tmp_path / "d", "diffusers", shards=3)
+    index = "transformer/diffusion_pytorch_model.safetensors.index.json"
+    assert weights.load_backbone("flux", folder / index).width == 32
+    wan = write_wan(tmp_path / "w", "diffusers")
+    file = wan / "transformer/diffusion_pytorch_model.safetensors"
+    assert weights.load_backbone("wan", file).video
 
 
 def test_a_flat_folder_inside_one_called_checkpoints(folder):

@@ -21,7 +21,7 @@ def home(path: Path) -> Path:
         for folder in path.parents[:3]:
             if folder.name in SHARED and is_shared(folder.parent):
                 return folder.parent
-        return path.parent
+        return path.parent.parent if path.parent.name == "transformer" else path.parent
     if is_shared(path / "models"):  # ComfyUI itself
         return path / "models"
     snapshots = sorted(path.glob("snapshots/*/"))
