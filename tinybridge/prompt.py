@@ -17,6 +17,7 @@ import re
 import secrets
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -225,7 +226,8 @@ def _write(prompt: Prompt | Tokens, path: Path) -> None:
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
 
 
 def _read_ours(path: Path) -> Prompt | Tokens:
