@@ -150,6 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="the table in Markdown; default: printed alone")
     flags = parser.parse_args(argv)
     torch.set_num_threads(1)
+    tqdm.monitor_interval = 0  # its thread could hold a lock at the moment of a fork, for ever
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         state = State(flags.state or scratch / "state.jsonl")
