@@ -19,7 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinybridge.parts.causal import Cache, causal, double, framewise, halve, in_groups, in_turn
+from tinybridge.parts.causal import (
+    Cache,
+    causal,
+    double,
+    framewise,
+    halve,
+    in_groups,
+    in_turn,
+    over_clip,
+    part_of,
+)
 from tinybridge.parts.tiles import in_tiles
 
 MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508)
@@ -176,7 +186,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache, tile: int | None = None) -> Tensor:
         for i in range(self.last):
-            run = in_turn(partial(self.stage, i), cache.setdefault(i, {}))
+            run = in_turn(partial(self.stage, i), part_of(cache, i))
             x = in_tiles(run, x, 2, tile and tile >> (i + 1), self.step)
         x = self.stage(self.last, x, cache)
         for layer in self.middle:
@@ -220,7 +230,7 @@ class Decoder(nn.Module):
             x = layer(x, cache)
         x = self.stage(0, x, cache)
         for i in range(1, self.last + 1):
-            run = in_turn(partial(self.stage, i), cache.setdefault(i, {}))
+            run = in_turn(partial(self.stage, i), part_of(cache, i))
             x = in_tiles(run, x, 1, tile and tile >> (self.last - i + 1), self.step)
         return x  # [B, 3, T, H, W]
 
@@ -269,12 +279,12 @@ class AutoEncoder(nn.Module):
 
     def moment_chunks(self, chunks: Iterable[Tensor], tile: int | None = None) -> Iterator[Tensor]:
         """Mean and log variance, not normalised, [B, 2Z, 1, h, w]; else as `encode_chunks`."""
-        cache: Cache = {}
+        encoder = over_clip(partial(self.encoder, tile=tile))
         frames = 0
         for x in in_groups(chunks, self.time_stride):
             frames += x.shape[2]
             self.check(frames, *x.shape[3:])
-            yield self.conv1(self.encoder(x, cache, tile))  # [B, 2Z, 1, h, w]
+            yield self.conv1(encoder(x))  # [B, 2Z, 1, h, w]
         self.check(frames, 0, 0)
 
     def encode_chunks(self, chunks: Iterable[Tensor], tile: int | None = None) -> Iterator[Tensor]:
@@ -290,11 +300,11 @@ class AutoEncoder(nn.Module):
 
     def decode_chunks(self, chunks: Iterable[Tensor], tile: int | None = None) -> Iterator[Tensor]:
         """Pixels [B, 3, 1, H, W], then [B, 3, 4, H, W] each, from latents [B, Z, any, h, w]."""
-        cache: Cache = {}
+        decoder = over_clip(partial(self.decoder, tile=tile))
         for z in in_groups(chunks, 1):
             mean, std = self.statistics(z)
             raw = (z * std + mean).to(z.dtype)  # [B, Z, 1, h, w]
-            yield self.decoder(self.conv2(raw), cache, tile)
+            yield decoder(self.conv2(raw))
 
     def moments(self, pixels: Tensor, tile: int | None = None) -> tuple[Tensor, Tensor]:
         """Posterior mean and log variance (clamped to -30..20), not normalised, as in `encode`."""

@@ -5,7 +5,7 @@ import torch
 
 from tests.oracles.plain import both_dtypes, error, random
 from tests.oracles.wan_vae import SMALL, autoencoder, clip, every_config, literal, normal, raw
-from tinybridge.parts.causal import double, halve, in_groups, over_time
+from tinybridge.parts.causal import causal, double, first_frame, halve, in_groups, over_time
 
 CHUNKINGS = ((17,), (1, 4, 4, 4, 4), (1,) * 17, (5, 4, 8), (2, 3, 1, 7, 4), (9, 0, 8))
 
@@ -144,6 +144,84 @@ def test_a_cache_holds_two_frames_of_each_convolution_and_no_more(tile):
             sizes.append(sum(kept.untyped_storage().nbytes() for kept in held(cache)))
         assert {kept.shape[2] for kept in held(cache)} == ({1, 2} if size == 4 else {2})
         assert len(set(sizes[1:])) == 1
+
+
+@pytest.mark.parametrize("tile", (None, 8))
+def test_a_picture_leaves_nothing_behind_until_a_second_chunk_comes(tile, monkeypatch):
+    model, caches = autoencoder(SMALL), []
+    for half in (model.encoder, model.decoder):
+        run = half.forward
+
+        def noted(x, cache, tile=None, run=run):
+            caches.append((x.shape[2], cache))
+            return run(x, cache, tile)
+
+        monkeypatch.setattr(half, "forward", noted)
+    pixels = clip(model, 9)
+    model.decode(model.encode(pixels[:, :, :1], tile), tile)
+    assert caches == [(1, None), (1, None)]
+    caches.clear()
+    z = model.encode(pixels, tile)
+    caches.clear()
+    for sizes, run, x in (([1, 1, 4, 4], model.encode, pixels), ([1] * 4, model.decode, z)):
+        run(x, tile)
+        assert [frames for frames, _ in caches] == sizes
+        assert caches[0][1] is None and caches[1][1] is caches[3][1] and held(caches[1][1])
+        caches.clear()
+
+
+# ---- the first frame in 2-D ---
+
+
+@pytest.mark.parametrize("kernel", ((3, 3, 3), (3, 1, 1)), ids=str)
+@pytest.mark.parametrize("batch", (1, 2))
+@both_dtypes
+def test_a_first_frames_convolution_is_the_one_over_time_behind_zeros(kernel, batch, dtype):
+    layer = torch.nn.Conv3d(5, 7, kernel, padding=(0, kernel[1] // 2, kernel[2] // 2)).to(dtype)
+    x = random(batch, 5, 1, 4, 6, dtype=dtype).requires_grad_()
+    expected = layer(torch.cat((torch.zeros(batch, 5, 2, 4, 6, dtype=dtype), x), 2))
+    for found in (first_frame(layer, x), causal(layer, x, {}), causal(layer, x, None)):
+        assert found.shape == expected.shape
+        assert error(found, expected) <= (1e-12 if dtype == torch.float64 else 1e-6)
+    weights = random(*found.shape, dtype=dtype)
+    grads = [
+        torch.autograd.grad((y * weights).sum(), [x, layer.weight, layer.bias])
+        for y in (found, expected)
+    ]
+    assert max(map(error, *grads)) <= (1e-12 if dtype == torch.float64 else 1e-5)
+
+
+def in_3d(layer, x, cache):
+    """A causal convolution as the convolution over time that it is, two zeros before the clip."""
+    past = cache.get(layer, x.new_zeros(*x.shape[:2], 2, *x.shape[3:]))
+    x = torch.cat((past, x), 2)
+    cache[layer] = x[:, :, -2:].clone()
+    return layer(x)
+
+
+@every_config
+@both_dtypes
+@pytest.mark.parametrize("tile", (None, 8))
+def test_a_picture_and_a_clips_first_frame_are_those_of_the_3d_form(
+    config, dtype, tile, monkeypatch
+):
+    bar = 1e-12 if dtype == torch.float64 else 1e-5  # of a whole network
+    model = autoencoder(config, dtype)
+    pixels = clip(model, 9, dtype=dtype)
+    z = model.encode(pixels, tile)
+    picture, shown = model.encode(pixels[:, :, :1], tile), model.decode(z, tile)
+    assert torch.equal(picture, z[:, :, :1])
+    assert torch.equal(model.decode(picture, tile), shown[:, :, :1])
+    monkeypatch.setattr("tinybridge.wan_vae.causal", in_3d)
+    monkeypatch.setattr("tinybridge.parts.causal.causal", in_3d)
+    cache, moments, decoded = {}, [], []
+    for x in in_groups([pixels], model.time_stride):
+        moments.append(model.conv1(model.encoder(x, cache, tile)))
+    assert error(z, normal(model, torch.cat(moments, 2).chunk(2, 1)[0])) <= bar
+    cache = {}
+    for x in z.split(1, 2):
+        decoded.append(model.decoder(model.conv2(raw(model, x)), cache, tile))
+    assert error(shown, torch.cat(decoded, 2)) <= bar
 
 
 # ---- layers that change the number of frames ---
