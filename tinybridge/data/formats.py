@@ -9,6 +9,7 @@ Letters: H W size in pixels.
 import math
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ MEASURED = ("PNG", "JPEG", "TIFF", "BMP", "DIB")  # get their pixels per inch ba
 FORMATS = (*TRANSPARENT, "JPEG", "BMP", "DIB", "PPM", "GIF")  # what is opened
 COLOUR_CHUNKS = (b"cHRM", b"gAMA", b"cICP", b"sRGB")  # of a PNG: what its numbers mean
 LOSSLESS_TIFF = ("tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "zstd")
+TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+TAIL = 2**16  # bytes at the end of a PNG in which its last words are looked for
 ORIENTATION = 0x0112  # an EXIF tag
 WHITE_IS_ZERO, BITS, MOST, SIGN, SIGNED_MOST = 262, 258, 281, 339, 341  # TIFF tags
 FINE = 98  # quality of lossy files: a JPEG of any content keeps 40 dB at it
@@ -56,13 +59,22 @@ def opened(path: Path, most: int = LARGEST) -> Iterator[ImageFile]:
         raise FileNotFoundError(f"{path}: {what}")
     Image.init()  # or only the formats that are loaded already would be known
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+        # A stream: of a path pillow maps some files into memory, which ends the process if they
+        # shrink meanwhile, and shows TIFFs that lie on their side as noise.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            path.open("rb") as stream,
+            Image.open(stream, formats=FORMATS) as image,
+        ):
             W, H = image.size
             if most < W * H:
                 raise TooLarge(
                     f"{path}: {W}x{H} are {W * H / 1e6:.1f} megapixels, "
                     f"up to {most / 1e6:.1f} are read"
                 )
+            if image.format == "PNG":
+                _scale_key(image)
+                _add_last_words(path, image.info)
             yield image
     except TooLarge:
         raise
@@ -73,6 +85,34 @@ def opened(path: Path, most: int = LARGEST) -> Iterator[ImageFile]:
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ValueError(f"{path}: not a readable picture ({reason.splitlines()[0]})") from None
+
+
+def _scale_key(image: ImageFile) -> None:
+    """Pillow leaves the colour that is transparent as stored, in other steps than its pixels."""
+    form, key = str(image.tile), image.info.get("transparency")
+    if isinstance(key, tuple) and ";16" in form:
+        image.info["transparency"] = tuple(part >> 8 for part in key)
+    for bits in (2, 4):
+        if isinstance(key, int) and f"'L;{bits}'" in form:
+            image.info["transparency"] = key * 255 // (2**bits - 1)
+
+
+def _add_last_words(path: Path, info: dict[str, Any]) -> None:
+    """EXIF and texts behind the pixels, which pillow reads with these: they turn the picture."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        tail = file.read()
+    for name in (b"eXIf", *TEXT_CHUNKS):
+        at = tail.find(name)
+        if at < 4:
+            continue
+        end = at + 4 + int.from_bytes(tail[at - 4 : at])
+        if zlib.crc32(tail[at:end]) != int.from_bytes(tail[end : end + 4]):  # pixels, by chance
+            continue
+        if name == b"eXIf":
+            info.setdefault("exif", b"Exif\0\0" + tail[at + 4 : end])
+        else:
+            info.setdefault("texts", "")
 
 
 def orientation(image: ImageFile) -> int:
@@ -91,7 +131,7 @@ def header(path: Path) -> tuple[tuple[int, int], list[str]]:
         W, H = image.size
         turned = image.format == "TIFF"  # pillow turns these by itself, their size as well
         sideways = orientation(image) > 4 and not turned
-        return (W, H) if sideways else (H, W), unread(image)
+        return (W, H) if sideways else (H, W), unread(path, image)
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -190,7 +230,7 @@ def _lossless_webp(path: Path) -> bool:
     return False
 
 
-def is_deep(image: ImageFile) -> bool:
+def is_deep(path: Path, image: ImageFile) -> bool:
     """Whether a sample has more than 8 bit as the file stores it; before the picture is loaded."""
     if ";16" in str(image.tile) or image.mode[0] in "IF":
         return True
@@ -199,7 +239,7 @@ def is_deep(image: ImageFile) -> bool:
     box, at = {"AVIF": (b"pixi", 9), "JPEG2000": (b"ihdr", 14)}.get(image.format or "", (b"", 0))
     if not box:
         return False
-    with open(image.filename, "rb") as file:
+    with path.open("rb") as file:
         _, _, depths = file.read(2**16).partition(box)
     if len(depths) < at:
         return False
@@ -207,7 +247,7 @@ def is_deep(image: ImageFile) -> bool:
     return bits > 8 if box == b"pixi" else (bits & 127) + 1 > 8
 
 
-def unread(image: ImageFile) -> list[str]:
+def unread(path: Path, image: ImageFile) -> list[str]:
     """What of a file is not in its first frame's pixels, in words for "not kept"."""
     lost = []
     try:
@@ -216,7 +256,7 @@ def unread(image: ImageFile) -> list[str]:
         frames = 1
     if frames > 1:
         lost.append(f"{frames - 1} of {frames} frames")
-    if is_deep(image):
+    if is_deep(path, image):
         lost.append("more than 8 bit")
     if image.mode[0] in "1LIF" and image.mode != "LAB":
         lost.append("grey, it becomes RGB")

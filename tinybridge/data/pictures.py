@@ -87,7 +87,7 @@ def read(path: Path, most: int = LARGEST) -> Picture:
 
 def _about(path: Path, image: ImageFile) -> dict[str, Any]:
     """The fields of a Picture beside its pixels; loads the image."""
-    unread = formats.unread(image)  # before load, which forgets how the pixels are stored
+    unread = formats.unread(path, image)  # before load, which forgets how the pixels are stored
     about: dict[str, Any] = {"kind": image.format, "options": formats.stored_as(path, image)}
     sideways = formats.orientation(image) > 4
     image.load()
