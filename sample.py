@@ -26,7 +26,7 @@ from tinybridge import bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import clips, formats, pictures
 from tinybridge.data.jobs import Job, find_jobs, shown
-from tinybridge.data.outputs import is_whole, keep_apart
+from tinybridge.data.outputs import check_folder, check_table, is_whole, keep_apart, with_tail
 from tinybridge.data.tables import add_row, save_table
 from tinybridge.metrics import Score, format_cuts, format_measures, mean_row
 from tinybridge.prompt import Prompt, agreed
@@ -205,15 +205,18 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def check_outputs(flags: argparse.Namespace, jobs: list[Job]) -> Path:
-    """Where the table goes. ValueError if it or a result would replace something that is read."""
+    """Where the table goes. ValueError if it or a result would replace something of the user's."""
     table = flags.out / "metrics.csv"
     if jobs[0].out == flags.out:  # one result under a name of its own
-        table = flags.out.with_name(f"{flags.out.stem}-metrics.csv")
+        table = with_tail(flags.out, "-metrics.csv")
+    check_folder(table.parent)
     read = [*flags.prompt, flags.weights or weights.TINY, *weights.named_parts(flags.part).values()]
     read += [path for path in flags.input if path.is_file()]
     for job in jobs:
         read += [job.file, job.target or job.file]
     keep_apart([table, *(job.out for job in jobs)], read)
+    if any(job.target for job in jobs):
+        check_table(table, MEASURES.split()[0])
     return table
 
 

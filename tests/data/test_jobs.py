@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tinybridge.data import outputs
 from tinybridge.data.jobs import find_jobs
@@ -83,6 +84,36 @@ def test_recursive_clips(tmp_path):
     assert sorted(names(jobs, tmp_path / "out").values()) == ["a.mp4", "day/b.mkv", "day/walk"]
     jobs, _ = find_jobs([films / "day/walk"], None, tmp_path / "out", video=True)
     assert names(jobs, tmp_path / "out") == {"walk": "walk"}
+
+
+def test_what_lies_among_the_frames_of_a_clip_is_named(tmp_path):
+    films = touch(tmp_path / "in", "walk/1.png", "walk/2.png", "walk/b.mp4", "walk/notes.txt")
+    touch(films, "walk/deep/1.png")
+    jobs, line = find_jobs([films], None, tmp_path / "out", video=True)
+    assert names(jobs, tmp_path / "out") == {"walk": "walk"}
+    assert "walk/b.mp4 (among frames)" in line and "walk/notes.txt (no names" in line
+    assert "walk/deep (folders: --recursive" in line
+    jobs, line = find_jobs([films], None, tmp_path / "out", video=True, recursive=True)
+    assert names(jobs, tmp_path / "out") == {"walk": "walk", "deep": "walk/deep"}
+    assert "walk/b.mp4 (among frames)" in line and "deep" not in line
+
+
+def test_results_below_the_input_are_no_clip(tmp_path):
+    """Of animations they look like a folder of frames."""
+    films = touch(tmp_path / "in", "a.gif", "out/a.webp", "walk/1.png")
+    for recursive in (False, True):
+        jobs, _ = find_jobs([films], None, films / "out", video=True, recursive=recursive)
+        assert names(jobs, films / "out") == {"a.gif": "a.gif", "walk": "walk"}
+
+
+@pytest.mark.parametrize("path", [".", "deep/..", "../in"])
+def test_results_of_a_folder_stay_below_out(tmp_path, monkeypatch, path):
+    films = touch(tmp_path / "in", "1.png", "2.png", "deep/notes.txt")
+    (films / "l.json").write_text(json.dumps([{"image_path": path}]))
+    monkeypatch.chdir(films)
+    for given in (Path(path), Path("l.json")):
+        jobs, _ = find_jobs([given], None, tmp_path / "out", video=True)
+        assert [job.out for job in jobs] == [tmp_path / "out/in"]
 
 
 def test_several_inputs_of_which_some_are_none(tmp_path):
@@ -185,3 +216,22 @@ def test_nothing_that_is_read_can_be_an_output(tmp_path, how):
     with pytest.raises(ValueError, match="which is read"):
         outputs.keep_apart([out], [read.parent])  # all of a folder, such as weights
     outputs.keep_apart([tmp_path / "out/b.png", tmp_path / "clean/b.png"], [read])
+
+
+@pytest.mark.parametrize("stem", ["n" * 251, "霧" * 83, os.fsdecode(b"latin1-\xe9"), "a"])
+def test_twins_keep_their_letters_and_fit(stem):
+    taken: dict[Path, int] = {}
+    places = [outputs.free_place(Path(f"out/{stem}.png"), taken) for _ in range(3)]
+    assert len(set(places)) == 3
+    for number, place in enumerate(places[1:], 2):
+        tail = f"-{number}.png"
+        assert place.name.endswith(tail) and stem.startswith(place.name.removesuffix(tail))
+        assert len(os.fsencode(place.name)) in range(min(252, len(os.fsencode(stem)) + 6), 256)
+
+
+def test_frames_of_other_names_are_no_finished_result(tmp_path):
+    for name in ("in/1.png", "in/2.png", "done/1.png", "done/2.png", "other/1.png", "other/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (6, 4)).save(tmp_path / name)
+    assert outputs.is_whole(tmp_path / "done", tmp_path / "in", True)
+    assert not outputs.is_whole(tmp_path / "other", tmp_path / "in", True)

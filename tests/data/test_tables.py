@@ -86,6 +86,28 @@ def test_a_folder_that_cannot_be_moved_in_leaves_the_old_one(tmp_path, monkeypat
     assert names(path) == ["old"] and names(tmp_path) == ["clip"]
 
 
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_folder_survives_an_interrupt_between_any_two_moves(tmp_path, monkeypatch, after):
+    path, moved, moves = tmp_path / "clip", os.replace, []
+
+    def interrupted(source, target):
+        moves.append(source)
+        if len(moves) > after:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        moved(source, target)
+        if len(moves) == after:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+    (path / "old").mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt), replacing(path) as new:
+        (new / "new").mkdir(parents=True)
+        monkeypatch.setattr(os, "replace", interrupted)
+    assert names(path) == (["new"] if after == 2 else ["old"])
+    assert names(tmp_path) == ["clip"]
+
+
 def test_what_the_system_refuses_is_one_line_that_names_the_place(tmp_path):
     (tmp_path / "file").write_text("old")
     (tmp_path / "folder" / "inside").mkdir(parents=True)

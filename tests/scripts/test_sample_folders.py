@@ -240,3 +240,37 @@ def test_one_result_under_a_name_of_its_own(run, tmp_path):
     long = put(tmp_path / "in" / ("n" * 251 + ".png"))
     assert run("--input", long, "--out", tmp_path / "out") == 0
     assert (tmp_path / "out" / long.name).is_file()
+    name = "n" * 251 + ".png"  # its table's name is shortened
+    assert run(*flags, "--out", tmp_path / name) == 0
+    assert (tmp_path / name).is_file()
+    [table] = tmp_path.glob("n*-metrics.csv")
+    assert [row["picture"] for row in rows_of(table)] == [name]
+
+
+@pytest.mark.parametrize("kind", ["text", "another table", "folder"])
+def test_a_table_of_the_users_own_is_not_replaced(run, tmp_path, capsys, kind):
+    put(tmp_path / "in/a.png")
+    table = tmp_path / "out/metrics.csv"
+    if kind == "folder":
+        table.mkdir(parents=True)
+    else:
+        put(table, b"mine" if kind == "text" else b"day,psnr\n1,2\n")
+    before = contents(tmp_path)
+    flags = ["--input", tmp_path / "in", "--out", tmp_path / "out"]
+    assert run(*flags, "--target", tmp_path / "in") == 2
+    [line] = errors(capsys.readouterr())
+    assert "metrics.csv: no table of this program's" in line and contents(tmp_path) == before
+    assert run(*flags) == 0  # no table is written
+
+
+@pytest.mark.parametrize("out", ["file", "file/deep", "dangling", "loop"])
+def test_out_that_cannot_be_a_folder_is_one_line(run, tmp_path, capsys, out):
+    put(tmp_path / "in/a.png")
+    put(tmp_path / "file", b"mine")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    before = contents(tmp_path)
+    assert run("--input", tmp_path / "in", "--out", tmp_path / out) == 2
+    [line] = errors(capsys.readouterr())
+    assert f"{out.split('/')[0]}: no folder, which --out expects" in line
+    assert contents(tmp_path) == before

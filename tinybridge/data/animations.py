@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from tinybridge.data import formats, pictures
@@ -34,18 +35,25 @@ def moves(path: Path) -> bool:
 
 
 def _images(path: Path) -> Iterator[tuple[Image.Image, dict[str, Any]]]:
-    """The frames as they are seen, RGB, each with what pillow knows of it."""
+    """The frames as they are seen, upright RGB, each with what pillow knows of it."""
     k = 0
     try:
         with formats.opened(path) as image:
-            for k in range(getattr(image, "n_frames", 1)):
+            turn = pictures.UPRIGHT.get(formats.orientation(image))
+            for k in range(_still(image), getattr(image, "n_frames", 1)):
                 image.seek(k)
                 image.load()
                 info = dict(image.info, clear=image.has_transparency_data)
-                yield image.convert("RGB"), info
+                frame = image.convert("RGB")
+                yield frame if turn is None else frame.transpose(turn), info
     except ValueError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: breaks off after {k} frames: {reason}") from None
+
+
+def _still(image: ImageFile) -> int:
+    """1 if before the frames there is a picture for programs that show no animation, else 0."""
+    return int(bool(image.info.get("default_image")))
 
 
 def frames(path: Path) -> Iterator[Tensor]:
@@ -57,8 +65,11 @@ def frames(path: Path) -> Iterator[Tensor]:
 def probe(path: Path) -> Clip:
     """All frames are decoded, if their number and size allow it. ValueError in one line."""
     with formats.opened(path) as image:
-        n, (W, H) = getattr(image, "n_frames", 1), image.size
+        n, (W, H) = getattr(image, "n_frames", 1) - _still(image), image.size
+        H, W = (W, H) if formats.orientation(image) > 4 else (H, W)
         tags = formats.stored_as(path, image)
+        lost = [words for words in formats.unread(path, image) if not words.endswith("frames")]
+        lost += ["the picture before its frames"] * _still(image)
     if 3 * n * H * W > ROOM:
         raise ValueError(f"{path}: {n} frames of {W}x{H} are too many; convert it to a video first")
     durations, clear, info = [], False, {}
@@ -69,7 +80,7 @@ def probe(path: Path) -> Clip:
     times = tuple(itertools.accumulate(durations, initial=0))
     rate = Fraction(1000 * n, whole) if whole else None
     tags |= {name: info[name] for name in ("loop", "icc_profile") if name in info}
-    told = notes(path, rate, times, ["transparency"] if clear else [])
+    told = notes(path, rate, times, lost + ["transparency"] * clear)
     return Clip(path, (H, W), n, rate, "animation", times, Fraction(1, 1000), told, tags)
 
 

@@ -153,6 +153,8 @@ def writer(path: Path, like: Clip) -> Iterator[Writer]:
     in one line if writing fails.
     """
     formats = {"video": container.MUXERS, "animation": animations.FORMATS}.get(like.kind)
+    if like.kind == "pictures" and like.path.is_file():
+        formats = dict.fromkeys(pictures.SUFFIXES)
     if formats and path.suffix.lower() not in formats:
         raise ValueError(f"{path}: expected a name ending in {', '.join(formats)}")
     kinds = {"video": VideoWriter, "animation": AnimationWriter, "pictures": FolderWriter}

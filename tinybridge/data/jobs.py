@@ -84,7 +84,7 @@ def find_jobs(
         except (ValueError, OSError) as error:
             if len(inputs) == 1:
                 raise
-            found.append(Found(path, Path(path.name), fault=str(error)))
+            found.append(Found(path, _name(path), fault=str(error)))
     if target is not None and not target.exists():
         raise FileNotFoundError(f"{target}: no such file or folder")
     single = out.suffix.lower() in ANY_SUFFIX and not out.is_dir()
@@ -125,12 +125,17 @@ def _from_input(
     if os.path.isdir(path):
         return _in_folder(path, out, video, recursive, passed_over)
     if path.suffix.lower() != ".json":
-        return [Found(path, Path(path.name), fault=_fault(path, video))]
+        return [Found(path, _name(path), fault=_fault(path, video))]
     rows = []
     for pair in pairs.pairs(path):
         fault = pair.fault or _fault(pair.degraded, video)
-        rows.append(Found(pair.degraded, Path(pair.degraded.name), pair.clean, fault))
+        rows.append(Found(pair.degraded, _name(pair.degraded), pair.clean, fault))
     return rows
+
+
+def _name(path: Path) -> Path:
+    """The last name of a path; of "." and "..", which would lead out of --out, the folder's own."""
+    return Path(path.name if path.name not in ("", "..") else path.resolve().name)
 
 
 def _fault(file: Path, video: bool) -> str:
@@ -165,11 +170,18 @@ def _in_folder(
                 passed_over.setdefault("cannot be read", []).append(shown(place))
                 continue
             files = []
+        if out.exists():  # results of an earlier run are no input
+            files = [f for f in files if f == place or not (f.is_dir() and f.samefile(out))]
         for file in files:
-            name = Path(file.name) if file == folder else file.relative_to(folder)
+            name = _name(file) if file == folder else file.relative_to(folder)
             found[file] = Found(file, name)
-        kept = pictures.pictures(place) if files == [place] else files
         folders = "" if recursive else "folders: --recursive walks them"
+        for clip in files:
+            if clip != place and clip.is_dir():
+                frames = set(pictures.pictures(clip))
+                for reason, item in passed_over_in(clip, frames, video, folders):
+                    passed_over.setdefault(reason, []).append(shown(item.relative_to(folder)))
+        kept = pictures.pictures(place) if files == [place] else files
         for reason, item in passed_over_in(place, set(kept), video, folders):
             passed_over.setdefault(reason, []).append(shown(item.relative_to(folder)))
     if not found:

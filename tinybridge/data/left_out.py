@@ -23,6 +23,9 @@ def passed_over_in(
     """
     known = clips.SUFFIXES if video else SUFFIXES
     special = clips.left_out(folder) if video else []
+    other = "no partner"
+    if video and any(file.suffix.lower() in SUFFIXES and file.is_file() for file in kept):
+        special, other = [], "among frames"
     for item in sorted(folder.iterdir()):
         suffix = item.suffix.lower()
         if item in kept:
@@ -38,7 +41,7 @@ def passed_over_in(
         elif not item.is_file():
             yield "no files", item
         elif suffix in known:
-            yield "no partner", item
+            yield other, item
         elif not video and suffix in clips.SUFFIXES:
             yield "clips: --backbone wan", item
         else:

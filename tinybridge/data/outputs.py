@@ -17,11 +17,40 @@ def free_place(place: Path, taken: dict[Path, int]) -> Path:
     wanted = place
     while place in taken:
         taken[wanted] += 1
-        tail = f"-{taken[wanted]}{wanted.suffix}"
-        room = NAME_MAX - len(os.fsencode(tail))
-        place = wanted.with_name(os.fsencode(wanted.stem)[:room].decode("utf-8", "ignore") + tail)
+        place = with_tail(wanted, f"-{taken[wanted]}{wanted.suffix}")
     taken[place] = 1
     return place
+
+
+def with_tail(path: Path, tail: str) -> Path:
+    """A name that ends in `tail` instead of its suffix, its stem cut if it would be too long."""
+    stem, room = path.stem, NAME_MAX - len(tail.encode("utf-8", "surrogatepass"))
+    while len(stem.encode("utf-8", "surrogatepass")) > room:
+        stem = stem[:-1]
+    return path.with_name(stem + tail)
+
+
+def check_folder(folder: Path) -> None:
+    """ValueError in one line if results cannot go to a folder, since a file is in its place."""
+    for place in (folder, *folder.parents):
+        if os.path.lexists(place):
+            if not os.path.isdir(place):
+                raise ValueError(f"{place}: no folder, which --out expects; choose another --out")
+            return
+
+
+def check_table(table: Path, column: str) -> None:
+    """ValueError in one line if at the place of a table lies anything but one with that column."""
+    if not os.path.lexists(table):
+        return
+    head = b""
+    if table.is_file():
+        with table.open("rb") as file:
+            head = file.readline(1000)
+    if column not in head.decode("latin-1").strip().split(","):
+        raise ValueError(
+            f"{table}: no table of this program's, it would be replaced; choose another --out"
+        )
 
 
 def keep_apart(outputs: Iterable[Path], read: Iterable[Path]) -> None:
@@ -67,6 +96,9 @@ def is_whole(out: Path, file: Path, video: bool) -> bool:
             return pictures.read(out).size == formats.size(file)
         made, clip = clips.open_clip(out), clips.open_clip(file)
         as_long = made.frames == clip.frames or clip.kind == "animation"  # pillow merges frames
+        if file.is_dir():
+            names = [[item.name for item in pictures.pictures(folder)] for folder in (out, file)]
+            as_long = names[0] == names[1]
         for _ in clips.read(made):
             pass  # an error would come now
         return made.size == clip.size and as_long

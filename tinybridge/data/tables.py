@@ -43,13 +43,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def _replace_folder(scratch: Path, path: Path) -> None:
     """Folders cannot be replaced in one step: the old one steps aside, and back if need be."""
     older = path.with_name(f".{secrets.token_hex(8)}.old")
-    os.replace(path, older)
     try:
+        os.replace(path, older)
         os.replace(scratch, path)
-    except OSError:
-        os.replace(older, path)
-        raise
-    shutil.rmtree(older, ignore_errors=True)
+    finally:  # an interrupt may come between any two lines
+        if older.exists() and not path.exists():
+            os.replace(older, path)
+        shutil.rmtree(older, ignore_errors=True)
 
 
 def _of_the_system(error: OSError, path: Path, scratch: Path) -> bool:
