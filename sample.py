@@ -6,8 +6,7 @@
     python sample.py ... --target clean/                                # PSNR, SSIM and a CSV
 
 Restored pictures get the names, sizes, formats, transparency and colour profiles of theirs; clips
-also their frame times and sound, and are never whole in memory. Nothing that is read is replaced,
-nothing is lost without a line, and one bad file costs no other: tinybridge/data/README.md.
+also frame times and sound. What is read stays, what is lost is said: tinybridge/data/README.md.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from tinybridge import bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import clips, formats, pictures
 from tinybridge.data.jobs import Job, find_jobs, shown
-from tinybridge.data.outputs import check_folder, check_table, is_whole, keep_apart, with_tail
+from tinybridge.data.outputs import check_table, is_whole, keep_apart, with_tail
 from tinybridge.data.tables import add_row, save_table
 from tinybridge.metrics import Score, format_cuts, format_measures, mean_row
 from tinybridge.prompt import Prompt, agreed
@@ -209,7 +208,6 @@ def check_outputs(flags: argparse.Namespace, jobs: list[Job]) -> Path:
     table = flags.out / "metrics.csv"
     if jobs[0].out == flags.out:  # one result under a name of its own
         table = with_tail(flags.out, "-metrics.csv")
-    check_folder(table.parent)
     read = [*flags.prompt, flags.weights or weights.TINY, *weights.named_parts(flags.part).values()]
     read += [path for path in flags.input if path.is_file()]
     for job in jobs:

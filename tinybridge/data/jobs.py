@@ -12,7 +12,7 @@ from pathlib import Path
 from tinybridge.data import clips, pairs, pictures
 from tinybridge.data.formats import SUFFIXES
 from tinybridge.data.left_out import one_line, passed_over_in, shown
-from tinybridge.data.outputs import free_place
+from tinybridge.data.outputs import check_folder, free_place
 
 ANY_SUFFIX = dict.fromkeys((*SUFFIXES, *clips.SUFFIXES))
 
@@ -87,7 +87,8 @@ def find_jobs(
             found.append(Found(path, _name(path), fault=str(error)))
     if target is not None and not target.exists():
         raise FileNotFoundError(f"{target}: no such file or folder")
-    single = out.suffix.lower() in ANY_SUFFIX and not out.is_dir()
+    single = out.suffix.lower() in ANY_SUFFIX and not os.path.isdir(out)
+    check_folder(out.parent if single else out)
     if single:
         _check_single(out, found, video)
     targets = Targets(target, video) if target is not None else None
@@ -179,7 +180,7 @@ def _in_folder(
         for clip in files:
             if clip != place and clip.is_dir():
                 frames = set(pictures.pictures(clip))
-                for reason, item in passed_over_in(clip, frames, video, folders):
+                for reason, item in passed_over_in(clip, frames, video, folders, "among frames"):
                     passed_over.setdefault(reason, []).append(shown(item.relative_to(folder)))
         kept = pictures.pictures(place) if files == [place] else files
         for reason, item in passed_over_in(place, set(kept), video, folders):

@@ -15,17 +15,19 @@ def shown(path: Path) -> str:
 
 
 def passed_over_in(
-    folder: Path, kept: set[Path], video: bool, folders: str = "folders"
+    folder: Path,
+    kept: set[Path],
+    video: bool,
+    folders: str = "folders",
+    alike: str = "no partner",
 ) -> Iterator[tuple[str, Path]]:
     """Reason and place of everything in a folder that is not among `kept`.
 
-    folders: the reason of folders in it; "": they are not passed over.
+    folders: the reason of folders in it; "": they are not passed over; alike: that of files which
+    could be taken by their names.
     """
     known = clips.SUFFIXES if video else SUFFIXES
     special = clips.left_out(folder) if video else []
-    other = "no partner"
-    if video and any(file.suffix.lower() in SUFFIXES and file.is_file() for file in kept):
-        special, other = [], "among frames"
     for item in sorted(folder.iterdir()):
         suffix = item.suffix.lower()
         if item in kept:
@@ -41,7 +43,7 @@ def passed_over_in(
         elif not item.is_file():
             yield "no files", item
         elif suffix in known:
-            yield other, item
+            yield alike, item
         elif not video and suffix in clips.SUFFIXES:
             yield "clips: --backbone wan", item
         else:
