@@ -37,9 +37,9 @@ from tinybridge.metrics import measures, psnr
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restoration import restore
 from tinybridge.training import loop, run_state
-from tinybridge.training.loop import Settings
 from tinybridge.training.machine import (
     Terminated,
+    halved,
     out_of_memory,
     pick_device,
     processes,
@@ -47,6 +47,7 @@ from tinybridge.training.machine import (
     sigterm_interrupts,
 )
 from tinybridge.training.pairs import Pairs, drawn_pairs, file_pairs, find_files, parse_size
+from tinybridge.training.settings import LOSSES, SPACES, Settings
 
 # By backbone and whether there are --weights: steps; rates, guesses for official weights; size.
 # The text encoder norms what it reads, so a token's size only says how fast it turns: 10 was the
@@ -67,17 +68,17 @@ def report(
     out: Path, pairs: Pairs, settings: Settings, backbone: Backbone, prompt: Prompt | Tokens
 ) -> None:
     """Held-out measures, printed and as results.csv; the first pictures or clips as preview.png."""
-    walk = partial(
-        restore,
-        bridge=settings.bridge,
-        t0=settings.t0,
-        batch_size=settings.batch_size,
-        progress=partial(tqdm, desc="evaluate", leave=False),
-    )
+    bar = partial(tqdm, desc="evaluate", leave=False)
+
+    def walk(prompts: list, batch_size: int) -> Tensor:
+        options = {"bridge": settings.bridge, "t0": settings.t0, "batch_size": batch_size}
+        return restore(backbone, prompts, pairs.degraded, progress=bar, **options)
+
+    n = settings.micro_batch or settings.batch_size
     shown = {
         "degraded": pairs.degraded,
-        "no prompt": walk(backbone, [], pairs.degraded),
-        "restored": walk(backbone, [prompt], pairs.degraded),
+        "no prompt": halved(partial(walk, []), n),
+        "restored": halved(partial(walk, [prompt]), n),
     }
     judged = shown | ({"clean": pairs.clean} if backbone.video else {})
     rows = [{"picture": name} | measures(pixels, pairs.clean) for name, pixels in judged.items()]
@@ -108,7 +109,7 @@ def filmstrip(pixels: Tensor) -> Tensor:
 def run(flags: argparse.Namespace) -> None:
     """Everything from the flags to the files; ValueError and OSError say what is wrong."""
     side, frames = parse_size(flags.size, DEFAULTS[flags.backbone, flags.weights is not None][2])
-    names = ("bridge", "space", "steps", "batch_size", "lr", "t0", "seed", "loss")
+    names = ["bridge", "space", "steps", "batch_size", "micro_batch", "lr", "t0", "seed", "loss"]
     settings = Settings(**{name: getattr(flags, name) for name in names})
     device = join_processes(pick_device(flags.device))
     rank, world = processes()
@@ -200,11 +201,12 @@ def parse_flags(argv: list[str] | None) -> argparse.Namespace:
     drawn = ", ".join(degradations.KINDS)
     add("--degradation", help=f"{drawn} (default haze); with --data: which rows")
     add("--bridge", choices=tuple(bridge.BRIDGES), default="desired")
-    add("--space", choices=loop.SPACES, default="embedding")
+    add("--space", choices=SPACES, default="embedding")
     add("--steps", type=int, help="default 300; 150 for the tiny WAN")
     add("--batch-size", type=int, default=16, help="over all processes")
+    add("--micro-batch", type=int, help="samples of a process at once; default: what fits")
     add("--lr", type=float, help="of the residual or the tokens; default: see DEFAULTS")
-    add("--loss", choices=loop.LOSSES, default="x0", help="error of x0_hat, or of v")
+    add("--loss", choices=LOSSES, default="x0", help="error of x0_hat, or of v")
     add("--t0", type=float, default=0.4, help="flow time where restoration starts")
     add("--no-grid", action="store_true", help="tell the model exact times, off the authors' grid")
     add("--seed", type=int, default=0)
@@ -247,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
         if not out_of_memory(error):
             raise
         reason = (str(error) or "MemoryError").splitlines()[0]
-        advice = "a smaller --batch-size or --size needs less"
+        advice = "a smaller --size needs less"
         print(f"error: memory is too small, {advice} ({reason})", file=sys.stderr)
         return 2
     finally:

@@ -113,7 +113,7 @@ def test_a_mistake_in_a_real_process(tmp_path):
 
 def test_few_flags():
     """What has a sensible value gets no flag; more than these need a reason."""
-    for script, most in (("train.py", 18), ("sample.py", 24)):
+    for script, most in (("train.py", 20), ("sample.py", 24)):
         source = (ROOT / script).read_text()
         assert 5 < source.count("\n    add(") <= most
 
@@ -158,7 +158,9 @@ def test_too_little_memory_is_one_line(error, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train.weights, "load_backbone", load)
     assert train.main([*BASE, "--out", str(tmp_path / "out")]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: memory is too small, a smaller --batch")
+    assert len(lines) == 1 and lines[0].startswith(
+        "error: memory is too small, a smaller --size needs"
+    )
 
 
 @pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])

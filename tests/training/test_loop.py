@@ -129,9 +129,75 @@ def test_too_little_memory_recomputes_the_blocks_and_changes_nothing(
     assert torch.equal(got.residual, want.residual)
 
     monkeypatch.setattr(flux.model, "checkpointing", False)
-    starved(monkeypatch, 2, error)
+    starved(monkeypatch, 99, error)
     with pytest.raises(type(error), match="memory"):
         loop.learn(flux, loop.init_prompt(flux, short), pairs, short, quiet=True)
+    assert capsys.readouterr().out.count("out of memory") == 3  # the blocks, 2 samples, 1 sample
+
+
+@pytest.mark.parametrize("space", ["embedding", "token"])
+def test_micro_batches_add_up_to_the_batch(space):
+    """Loss and gradients in float64, in parts of one size and not."""
+    exact = weights.load_backbone("flux", dtype=torch.float64, keep_encoder=True)
+    short = replace(SHORT, space=space, batch_size=6)
+    pair = torch.randn(2, 5, 16, 4, 4, dtype=torch.float64, generator=torch.manual_seed(0))
+    latents, prompt = Pairs(*pair, None, None, None), loop.init_prompt(exact, short).double()
+    times, want = loop.gradients(exact, prompt, latents, short, 1)
+    whole = [weight.grad.clone() for weight in prompt.parameters()]
+    assert all(grad.abs().max() > 1e-6 for grad in whole)
+    for n in (1, 2, 4, 6, 9):
+        micro = replace(short, micro_batch=n)
+        again, losses = loop.gradients(exact, prompt, latents, micro, 1)
+        assert torch.equal(times, again) and losses.dtype == torch.float64
+        assert torch.allclose(losses, want, rtol=1e-6, atol=0)
+        for weight, grad in zip(prompt.parameters(), whole, strict=True):
+            assert (weight.grad - grad).norm() < 1e-6 * grad.norm()
+
+
+def small_memory(monkeypatch, most: int) -> list[tuple[int, bool]]:
+    """No more than `most` samples fit; for every try: how many, and whether blocks are redone."""
+    real, tries = loop.sample_losses, []
+
+    def sample_losses(backbone, prompt, settings, x0, *rest):
+        tries.append((len(x0), backbone.model.checkpointing))
+        if len(x0) > most:
+            raise STARVED[0]
+        return real(backbone, prompt, settings, x0, *rest)
+
+    monkeypatch.setattr(loop, "sample_losses", sample_losses)
+    return tries
+
+
+def test_the_batch_is_halved_until_it_fits_and_stays_so(flux, pairs, monkeypatch, capsys):
+    short = replace(SHORT, steps=2, batch_size=8, every=2)
+    want, got = loop.init_prompt(flux, short), loop.init_prompt(flux, short)
+    rows = loop.learn(flux, want, pairs, replace(short, micro_batch=2), quiet=True)
+    monkeypatch.setattr(flux.model, "checkpointing", False)
+    tries = small_memory(monkeypatch, 3)
+    found = loop.learn(flux, got, pairs, short, quiet=True)
+    first = [(8, False), (8, True), (4, True)]
+    learned = 8 * [(2, True)]  # two steps of four
+    assert tries[: len(first + learned)] == first + learned
+    assert max(n for n, _ in tries[len(first) :]) == 2
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 3 and said[-1].endswith("from here on micro-batches of 2, which add up")
+    assert torch.equal(got.residual, want.residual) and torch.equal(got.gates, want.gates)
+    assert [{**row, "seconds": 0} for row in found] == [{**row, "seconds": 0} for row in rows]
+
+
+def test_an_evaluation_that_does_not_fit_is_halved(flux, pairs, monkeypatch):
+    prompt = loop.init_prompt(flux, SHORT)
+    want, real, sizes = loop.validate(flux, prompt, pairs, SHORT), loop.restore, []
+
+    def restore(*args, batch_size, **options):
+        sizes.append(batch_size)
+        if batch_size > 1:
+            raise STARVED[1]
+        return real(*args, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(loop, "restore", restore)
+    assert loop.validate(flux, prompt, pairs, SHORT) == pytest.approx(want, rel=1e-4)
+    assert sizes == [4, 2, 1]
 
 
 def test_a_loss_that_is_not_finite_says_when(flux, pairs, monkeypatch):

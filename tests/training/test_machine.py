@@ -1,9 +1,11 @@
 """What a machine lacks: a device that is asked for, memory."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from tinybridge.training.machine import out_of_memory, pick_device
+from tinybridge.training.machine import halved, out_of_memory, pick_device
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -28,3 +30,21 @@ def test_too_little_memory_is_told_from_other_errors():
     )
     assert not out_of_memory(RuntimeError("shapes cannot be multiplied"))
     assert not out_of_memory(ValueError("out of memory"))
+
+
+def test_halved_until_it_fits_or_nothing_does():
+    tried = []
+
+    def run(n: int, most: int, error: Exception) -> int:
+        tried.append(n)
+        if n > most:
+            raise error
+        return n
+
+    assert halved(partial(run, most=3, error=MemoryError()), 16) == 2 and tried == [16, 8, 4, 2]
+    with pytest.raises(torch.OutOfMemoryError):
+        halved(partial(run, most=0, error=torch.OutOfMemoryError("CUDA")), 5)
+    assert tried[4:] == [5, 2, 1]
+    with pytest.raises(RuntimeError, match="other"):
+        halved(partial(run, most=0, error=RuntimeError("other")), 5)
+    assert tried[7:] == [5]

@@ -99,6 +99,45 @@ def test_how_often_to_look_may_change_and_nothing_else(learn, tmp_path, monkeypa
     assert len(learn(tmp_path, replace(SHORT, every=4), resume=True)) == 6
 
 
+def most_at_once(monkeypatch, most: int) -> list[int]:
+    """Memory for `most` samples; how many were tried."""
+    real, tried = loop.sample_losses, []
+
+    def sample_losses(backbone, prompt, settings, x0, *rest):
+        tried.append(len(x0))
+        if len(x0) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(backbone, prompt, settings, x0, *rest)
+
+    monkeypatch.setattr(loop, "sample_losses", sample_losses)
+    return tried
+
+
+@pytest.mark.parametrize("asked", [None, 3, 1], ids=["found", "flag and found", "flag"])
+def test_micro_batches_go_on_as_they_were(learn, flux, tmp_path, monkeypatch, asked):
+    """What was found is in the state: a resumed run does not try what would round otherwise."""
+    settings = replace(SHORT, batch_size=8, micro_batch=asked)
+    for name, resume in (("whole", False), ("cut", False), ("cut", True)):
+        with monkeypatch.context() as patch:
+            tried = most_at_once(patch, 99 if resume else 2)
+            if name == "cut" and not resume:
+                stop_after(patch, 2)
+            learn(tmp_path / name, settings, resume=resume)
+        assert not resume or max(tried) <= 2
+    assert same(tmp_path / "whole", tmp_path / "cut")
+    flux.model.checkpointing = False
+
+
+def test_the_size_of_micro_batches_may_change(learn, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        learn(tmp_path)
+    with monkeypatch.context() as patch:
+        tried = most_at_once(patch, 1)
+        assert len(learn(tmp_path, replace(SHORT, micro_batch=1), resume=True)) == 6
+    assert set(tried) == {1}
+
+
 def test_a_run_without_its_log_goes_on(learn, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
@@ -139,6 +178,7 @@ def test_the_environment_does_not_make_it_one_of_many(learn, whole, tmp_path, mo
     [
         ({"steps": 0}, "must be positive"),
         ({"batch_size": 0}, "must be positive"),
+        ({"micro_batch": 0}, "--micro-batch 0 must be positive"),
         ({"lr": 0.0}, "must be positive"),
         ({"lr": float("nan")}, "must be positive"),
         ({"power": float("inf")}, "must be positive"),

@@ -15,7 +15,8 @@ Letters: B global batch; latents are [C, h, w] of pictures [3, H, W], or [C, t, 
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tinybridge import __version__, bridge
-from tinybridge.backbone import Backbone
+from tinybridge.backbone import Backbone, Prepared
 from tinybridge.data.tables import save_table
 from tinybridge.metrics import measures
 from tinybridge.prompt import Prompt, Tokens
@@ -32,49 +33,19 @@ from tinybridge.restoration import restore
 from tinybridge.training import run_state
 from tinybridge.training.machine import (
     deferred_signals,
+    halved,
+    least,
     out_of_memory,
     processes,
+    share,
     stop_asked,
 )
-from tinybridge.training.pairs import EVALUATION_SEED, FEW, Pairs
+from tinybridge.training.pairs import EVALUATION_SEED, FEW, Pairs, encode
+from tinybridge.training.settings import Settings, check
 
-SPACES, LOSSES = ("embedding", "token"), ("x0", "velocity")
 SLOWER = {"gates": 5}  # learns at the rate over this: a gate moves a whole block
 QUARTERS = 4  # parts of 0..t0 whose losses are told apart
 COLUMNS = "step loss loss_t1 loss_t2 loss_t3 loss_t4 lr seconds psnr ssim val_loss"  # of log.csv
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the result depends on, besides backbone and pairs. lr: of residual or tokens."""
-
-    bridge: str = "desired"
-    space: str = "embedding"  # of SPACES
-    steps: int = 300
-    batch_size: int = 16  # over all processes
-    lr: float = 0.15
-    t0: float = 0.4
-    seed: int = 0
-    loss: str = "x0"  # of LOSSES, see bridge.loss
-    power: float = 1.0  # of the drawn times, see bridge.draw_times
-    every: int | None = None  # steps from one look at held-out pairs to the next; None: six looks
-
-
-def check(settings: Settings, world: int = 1) -> None:
-    """ValueError in one line for settings that `world` processes cannot learn with."""
-    bridge.times(settings.t0)
-    choices = {"bridge": tuple(bridge.BRIDGES), "space": SPACES, "loss": LOSSES}
-    for name, known in choices.items():
-        if getattr(settings, name) not in known:
-            raise ValueError(
-                f"no {name} {getattr(settings, name)!r} to learn with; choose {', '.join(known)}"
-            )
-    positive = (settings.steps, settings.batch_size, settings.lr, settings.power)
-    if not all(0 < value < math.inf for value in positive) or settings.batch_size % world:
-        raise ValueError(
-            f"--steps {settings.steps}, --batch-size {settings.batch_size} and --lr {settings.lr} "
-            f"must be positive, and the batch a multiple of the {world} processes"
-        )
 
 
 def init_prompt(backbone: Backbone, settings: Settings) -> Prompt | Tokens:
@@ -88,33 +59,49 @@ def init_prompt(backbone: Backbone, settings: Settings) -> Prompt | Tokens:
 # ---- one step ----------------------------------------------------------------------------------
 
 
+def sample_losses(
+    backbone: Backbone,
+    prompt: Prompt | Tokens | Prepared,
+    settings: Settings,
+    x0: Tensor,
+    y: Tensor,
+    t: Tensor,
+    eps: Tensor,
+) -> Tensor:
+    """The bridge's loss of n samples, [n]. x0, y, eps: [n, C, ...], and t [n], on any device."""
+    x0, y, t, eps = (part.to(backbone.device) for part in (x0, y, t, eps))
+    path = bridge.BRIDGES[settings.bridge]
+    x_t, s = bridge.corrupt(path, x0, y, t, eps, settings.t0)
+    v = backbone.velocity(x_t, s, prompt)  # [n, C, ...]
+    return bridge.loss(v, x_t, x0, s, settings.loss)
+
+
 def gradients(
     backbone: Backbone, prompt: Prompt | Tokens, pairs: Pairs, settings: Settings, step: int
 ) -> tuple[Tensor, Tensor]:
     """Leaves the gradients of one step, averaged over the processes, in the prompt.
 
     -> the times of the whole batch and the loss of each sample, [B] both, on the CPU. The batch is
-    drawn everywhere from (seed, step); each process takes its share of it.
+    drawn everywhere from (seed, step); each process takes its share of it, `micro_batch` samples
+    at once, whose gradients add up.
     """
     B = settings.batch_size
-    rank, world = processes()
+    world = processes()[1]
     g = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     pick = torch.randint(len(pairs.x0), (B,), generator=g)  # [B]
     times = bridge.draw_times(B, settings.t0, power=settings.power, generator=g)  # [B]
     noise = torch.randn(B, *pairs.x0.shape[1:], generator=g)  # [B, C, ...]
 
-    share = slice(rank * B // world, (rank + 1) * B // world)
-    batch = (pairs.x0[pick], pairs.y[pick], times, noise)
-    x0, y, t, eps = (part[share].to(backbone.device) for part in batch)  # [B / world, ...] each
-    path = bridge.BRIDGES[settings.bridge]
-    x_t, s = bridge.corrupt(path, x0, y, t, eps, settings.t0)
-    v = backbone.velocity(x_t, s, prompt)  # [B / world, C, ...]
-    loss = bridge.loss(v, x_t, x0, s, settings.loss)  # [B / world]
+    losses = torch.zeros(B, dtype=pairs.x0.dtype, device=backbone.device)
     prompt.zero_grad()
-    loss.mean().backward()
+    mine = torch.arange(B)[share(B)]  # [B / world]
+    for some in mine.split(settings.micro_batch or B):  # [n]
+        chosen = pick[some]
+        batch = pairs.x0[chosen], pairs.y[chosen], times[some], noise[some]
+        loss = sample_losses(backbone, prompt, settings, *batch)  # [n]
+        (loss.sum() / len(mine)).backward()
+        losses[some] = loss.detach()
 
-    losses = torch.zeros(B).to(loss)
-    losses[share] = loss.detach()
     if world > 1:
         dist.all_reduce(losses)
         for weight in prompt.parameters():
@@ -125,16 +112,30 @@ def gradients(
 
 def gradients_that_fit(
     backbone: Backbone, prompt: Prompt | Tokens, pairs: Pairs, settings: Settings, step: int
-) -> tuple[Tensor, Tensor]:
-    """`gradients`; from the first time that memory is too small, with recomputed blocks."""
-    try:
-        return gradients(backbone, prompt, pairs, settings, step)
-    except RuntimeError as error:
-        if backbone.model.checkpointing or not out_of_memory(error):
-            raise
-    backbone.model.checkpointing = True
-    tqdm.write("out of memory: from here on backward recomputes the blocks, which needs less")
-    return gradients(backbone, prompt, pairs, settings, step)
+) -> tuple[Tensor, Tensor, Settings]:
+    """`gradients`, and the settings of the next step: whenever memory is too small, it needs less.
+
+    First the blocks are recomputed, then `micro_batch` is halved. It becomes the same everywhere.
+    """
+    while True:
+        try:
+            times, losses = gradients(backbone, prompt, pairs, settings, step)
+            break
+        except (RuntimeError, MemoryError) as error:
+            B = settings.batch_size
+            at_once = min(settings.micro_batch or B, len(range(B)[share(B)]))
+            spent = backbone.model.checkpointing and at_once == 1
+            if spent or not out_of_memory(error):
+                raise
+        if not backbone.model.checkpointing:
+            backbone.model.checkpointing = True
+            less = "backward recomputes the blocks, which needs less"
+        else:
+            settings = replace(settings, micro_batch=at_once // 2)
+            less = f"micro-batches of {at_once // 2}, which add up"
+        tqdm.write(f"out of memory: from here on {less}")
+    micro_batch = least(settings.micro_batch or settings.batch_size, backbone.device)
+    return times, losses, replace(settings, micro_batch=micro_batch)
 
 
 def take_step(
@@ -144,13 +145,14 @@ def take_step(
     pairs: Pairs,
     settings: Settings,
     step: int,
-) -> dict[str, float]:
-    """One step of AdamW; its row of log.csv. FloatingPointError if loss or gradient is not finite.
+) -> tuple[dict[str, float], Settings]:
+    """One step of AdamW: its row of log.csv, and the settings of the next, see gradients_that_fit.
 
     The rate falls from `lr` to 0 along half a cosine; gradients are clipped to the norm 1.
+    FloatingPointError if loss or gradient is not finite.
     """
     began = time.perf_counter()
-    times, losses = gradients_that_fit(backbone, prompt, pairs, settings, step)
+    times, losses, settings = gradients_that_fit(backbone, prompt, pairs, settings, step)
     loss = losses.mean().item()
     norm = torch.nn.utils.clip_grad_norm_(prompt.parameters(), 1.0)
     finite(loss, "loss", step)
@@ -161,7 +163,8 @@ def take_step(
     optimizer.step()
     seconds = round(time.perf_counter() - began, 4)
     parts = by_time(times, losses, settings.t0)
-    return {"step": step + 1, "loss": loss, **parts, "lr": rate, "seconds": seconds}
+    row = {"step": step + 1, "loss": loss, **parts, "lr": rate, "seconds": seconds}
+    return row, settings
 
 
 def by_time(times: Tensor, losses: Tensor, t0: float) -> dict[str, float]:
@@ -196,7 +199,8 @@ def learn(
     """Trains the prompt; a row for every step: its loss and, every so often, what `validate` says.
 
     out: a folder for prompt, log and state, made if need be; None: nothing is written. resume: from
-    the state that lies there, which must have had the same settings (but for `every`) and facts.
+    the state that lies there, which must have had the same facts and settings, but for `every` and
+    `micro_batch`: the smaller of the two goes on.
     Fewer rows than steps: SIGINT or SIGTERM ended it, which only the main thread hears.
     ValueError for settings that cannot be; FloatingPointError if a loss or a restored picture is
     not finite.
@@ -210,14 +214,17 @@ def learn(
     for name in ("bridge", "space", "t0", "seed", "loss"):
         prompt.meta[name] = str(getattr(settings, name))
     shared = asdict(settings) | model | (facts or {})
-    del shared["every"]
+    del shared["every"], shared["micro_batch"]
+    micro_batch = settings.micro_batch or settings.batch_size
 
     done, rows = 0, []
     if resume:
         if out is None:
             raise ValueError("to resume a run, `out` must name its folder")
-        done = run_state.load_state(out, prompt, optimizer, shared)
+        done, kept = run_state.load_state(out, prompt, optimizer, shared)
+        micro_batch = min(micro_batch, int(kept.get("micro_batch", micro_batch)))
         rows = run_state.load_log(out, done)
+    settings = replace(settings, micro_batch=micro_batch)
     if out and rank == 0:
         out.mkdir(parents=True, exist_ok=True)
 
@@ -226,14 +233,15 @@ def learn(
         if out and rank == 0:  # the state last: what it names is there
             save_table(out / run_state.LOG, COLUMNS, rows)
             prompt.save(out / "prompt.safetensors")
-            run_state.save_state(out, prompt, optimizer, done, shared)
+            facts_now = shared | {"micro_batch": settings.micro_batch}
+            run_state.save_state(out, prompt, optimizer, done, facts_now)
 
     quiet = quiet or rank > 0
     every, last = settings.every or settings.steps // 6 or 1, settings.steps
     bar = tqdm(range(done, last), "train", last, initial=done, disable=quiet)
     with bar, deferred_signals() as signals:
         for step in bar:
-            row = take_step(backbone, prompt, optimizer, pairs, settings, step)
+            row, settings = take_step(backbone, prompt, optimizer, pairs, settings, step)
             rows.append(row)
             done = step + 1
             bar.set_postfix(loss=f"{row['loss']:.4f}")
@@ -262,20 +270,27 @@ def validate(
 
     The loss is taken at four fixed times and fixed noise for each, so that steps can be compared.
     """
+    judge = partial(validate_in_parts, backbone, prompt, pairs, settings)
+    return halved(judge, settings.micro_batch or settings.batch_size)
+
+
+def validate_in_parts(
+    backbone: Backbone, prompt: Prompt | Tokens, pairs: Pairs, settings: Settings, n: int
+) -> dict[str, float]:
+    """`validate`, n pairs at a time."""
     degraded, clean = pairs.degraded[:FEW], pairs.clean[:FEW]
-    path, B, t0 = bridge.BRIDGES[settings.bridge], settings.batch_size, settings.t0
-    restored = restore(backbone, [prompt], degraded, path.name, steps=8, t0=t0, batch_size=B)
+    name, t0 = settings.bridge, settings.t0
+    restored = restore(backbone, [prompt], degraded, name, steps=8, t0=t0, batch_size=n)
     found = measures(restored, clean)
     terms = backbone.prepare([prompt])
+    y, x0 = (encode(backbone, pixels) for pixels in (degraded, clean))  # [M, C, ...]
     losses = []
-    for k in range(0, len(clean), B):
-        y, x0 = backbone.encode(degraded[k : k + B]), backbone.encode(clean[k : k + B])
-        for share in (1 / 8, 3 / 8, 5 / 8, 7 / 8):
-            g = torch.Generator().manual_seed(EVALUATION_SEED + k + int(8 * share))
-            t = torch.full((len(x0),), share * t0)  # [B]
-            eps = torch.randn(x0.shape, generator=g).to(x0)  # [B, C, ...]
-            x_t, s = bridge.corrupt(path, x0, y, t, eps, t0)
-            v = backbone.velocity(x_t, s, terms)  # [B, C, ...]
-            losses.append(bridge.loss(v, x_t, x0, s, settings.loss))  # [B]
+    for eighths in (1, 3, 5, 7):
+        g = torch.Generator().manual_seed(EVALUATION_SEED + eighths)
+        eps = torch.randn(x0.shape, generator=g).to(x0)  # [M, C, ...]
+        t = torch.full((len(x0),), eighths / 8 * t0)  # [M]
+        for some in torch.arange(len(x0)).split(n):  # [n]
+            batch = x0[some], y[some], t[some], eps[some]
+            losses.append(sample_losses(backbone, terms, settings, *batch))  # [n]
     val_loss = torch.cat(losses).mean().item()
     return {"psnr": found["psnr"], "ssim": found["ssim"], "val_loss": val_loss}

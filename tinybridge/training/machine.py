@@ -3,11 +3,14 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 def pick_device(name: str) -> str:
@@ -31,6 +34,17 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
+def halved(run: Callable[[int], T], n: int) -> T:
+    """run(n), n at a time; half of them, and again half, for as long as memory is too small."""
+    while True:
+        try:
+            return run(n)
+        except (RuntimeError, MemoryError) as error:
+            if n == 1 or not out_of_memory(error):
+                raise
+        n //= 2
+
+
 # ---- several processes -------------------------------------------------------------------------
 
 
@@ -39,6 +53,20 @@ def processes() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def share(count: int) -> slice:
+    """Which of `count` things are this process's: the shares follow each other, some are empty."""
+    rank, world = processes()
+    return slice(rank * count // world, (rank + 1) * count // world)
+
+
+def least(n: int, device: torch.device) -> int:
+    """The smallest n of all processes."""
+    found = torch.tensor([n], device=device)
+    if processes()[1] > 1:
+        dist.all_reduce(found, op=dist.ReduceOp.MIN)
+    return int(found.item())
 
 
 def stop_asked(signals: list[int], device: torch.device) -> bool:

@@ -59,8 +59,8 @@ def find_state(out: Path) -> Path:
 
 def load_state(
     out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, object]
-) -> int:
-    """Puts a saved run back into model and optimizer; how many steps it had done.
+) -> tuple[int, dict[str, str]]:
+    """Puts a saved run back into model and optimizer; its steps, and the settings saved with it.
 
     FileNotFoundError if there is none, ValueError if it was begun with other settings or is
     damaged; then nothing has been put anywhere.
@@ -93,7 +93,7 @@ def load_state(
                 value = tensors[f"{name}.{key}"]
                 # AdamW counts its steps on the CPU wherever the weights are.
                 optimizer.state[weight][key] = value if key == "step" else value.to(weight)
-    return step
+    return step, kept
 
 
 def load_log(out: Path, done: int) -> list[dict[str, float]]:
