@@ -1,11 +1,15 @@
 """Pairs to learn from: all mistakes of a set told at once, from headers; a few pixels at a time."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tinybridge.training import pairs
 
@@ -106,3 +110,91 @@ def test_the_order_of_crops_is_kept():
     crops = torch.arange(500.0).view(-1, 1, 1, 1).expand(-1, 3, 64, 64)
     model = SimpleNamespace(encode=lambda pixels: pixels[:, :1, :1, :1])
     assert torch.equal(pairs.encode(model, crops).flatten(), torch.arange(500.0))
+
+
+# ---- several processes -------------------------------------------------------------------------
+
+
+def fake() -> SimpleNamespace:
+    """A backbone whose latents are every other pixel; `encoded` counts pictures."""
+    model = SimpleNamespace(video=False, device=torch.device("cpu"), encoded=0)
+
+    def encode(pixels):
+        model.encoded += len(pixels)
+        return pixels[:, :, ::2, ::2].double()
+
+    model.encode = encode
+    return model
+
+
+def tensors_of(found: pairs.Pairs, model: SimpleNamespace) -> dict[str, torch.Tensor]:
+    held = {"y": found.y, "x0": found.x0, "degraded": found.degraded, "clean": found.clean}
+    held |= {
+        "seen 0": found.seen[0],
+        "seen 1": found.seen[1],
+        "encoded": torch.tensor(model.encoded),
+    }
+    return {name: value.contiguous() for name, value in held.items()}
+
+
+def together(count: int, meet: Path, run: Callable[[int], None]) -> list[int]:
+    """run(rank) in `count` processes that know each other; their exit statuses, 3: ValueError."""
+    children = []
+    for rank in range(count):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                torch.set_num_threads(1)
+                dist.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=count)
+                run(rank)
+                status = 0
+            except ValueError:
+                status = 3
+            finally:
+                os._exit(status)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def test_processes_encode_their_share_and_hold_what_one_would(folder):
+    """Of four processes one has nothing to do: 33 scenes are three batches; 3 files are learned."""
+    learned = pairs.find_files(folder, None, 32, 1, False)
+
+    def drawn(model):
+        return pairs.drawn_pairs(model, "haze", 16, counts=(33, 2), quiet=True)
+
+    def files(model):
+        return pairs.file_pairs(model, learned, 32, 1, quiet=True)
+
+    for name, find in {"drawn": drawn, "files": files}.items():
+        alone = fake()
+        want = tensors_of(find(alone), alone)
+
+        def run(rank, name=name, find=find):
+            model = fake()
+            save_file(tensors_of(find(model), model), folder / f"{name}-{rank}.safetensors")
+
+        assert together(4, folder / f"meet-{name}", run) == [0, 0, 0, 0]
+        found = [load_file(folder / f"{name}-{rank}.safetensors") for rank in range(4)]
+        shares = [int(tensors.pop("encoded")) for tensors in found]
+        assert sum(shares) == int(want.pop("encoded")) and max(shares) < sum(shares) / 1.9
+        for tensors in found:
+            assert tensors.keys() == want.keys()
+            assert all(torch.equal(tensors[key], want[key]) for key in want)
+
+
+def test_a_file_that_one_process_cannot_read_ends_all(folder):
+    """The header is whole, so that only the process that decodes it can know."""
+    learned = pairs.find_files(folder, None, 32, 1, False)
+    broken = folder / "degraded/d.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+
+    def run(rank):
+        try:
+            pairs.file_pairs(fake(), learned, 32, 1, quiet=True)
+        except ValueError as error:
+            assert "d.png" in str(error)
+            raise
+
+    assert together(2, folder / "meet", run) == [3, 3]

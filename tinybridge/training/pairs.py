@@ -21,6 +21,7 @@ from tinybridge.backbone import Backbone
 from tinybridge.data import moving_scenes, scenes
 from tinybridge.data.pairs import Pair, clip_crops, crops, probe
 from tinybridge.data.pairs import pairs as list_pairs
+from tinybridge.training.machine import gathered, raise_together, share
 
 SCENES, CLIPS = (2048, 64), (256, 16)  # drawn: how many to learn from, how many to judge by
 EVALUATION_SEED = 1_000_000  # scene seeds: training below, evaluation here, tiny/make.py far above
@@ -62,6 +63,7 @@ def drawn_pairs(
     if backbone.video:
         draw = partial(moving_scenes.pairs, kind, size=size, frames=frames)
     batches = [range(first, first + count)[k : k + 16] for k in range(0, count, 16)]
+    batches = batches[share(len(batches))]
     judged = draw(list(range(EVALUATION_SEED, EVALUATION_SEED + held_out)))
     return encode_pairs(backbone, (draw(list(b)) for b in batches), judged, len(batches), quiet)
 
@@ -126,6 +128,7 @@ def file_pairs(
     learned = [pair for pair in found if pair not in held_out]
     middles = [[p[len(p) // 2] for p in next(cut(pair))] for pair in held_out]
     judged = tuple(torch.stack(pixels) for pixels in zip(*middles, strict=True))
+    learned = learned[share(len(learned))]
     parts = (part for pair in learned for part in cut(pair))
     count = None if backbone.video else len(learned)
     return encode_pairs(backbone, parts, judged, count, quiet)
@@ -138,15 +141,25 @@ def encode_pairs(
     count: int | None,
     quiet: bool = False,
 ) -> Pairs:
-    """Pairs from degraded and clean pixels [n, 3, ...] in `count` parts, encoded once."""
-    y, x0, seen = [], [], []
-    for degraded, clean in tqdm(parts, "encode", count, disable=quiet, leave=False):
-        y.append(encode(backbone, degraded))
-        x0.append(encode(backbone, clean))
-        if len(seen) < FEW:
-            seen.append((degraded[:1], clean[:1]))
-    few = tuple(torch.cat(pixels) for pixels in zip(*seen, strict=True))
-    return Pairs(torch.cat(y), torch.cat(x0), *held_out, few)
+    """Pairs from degraded and clean pixels [n, 3, ...] in `count` parts, encoded once.
+
+    Of several processes each has parts of its own, which follow each other; all get all latents. A
+    ValueError or OSError of one is raised in all.
+    """
+    y, x0, seen_degraded, seen_clean = [], [], [], []
+    fault = None
+    try:
+        for degraded, clean in tqdm(parts, "encode", count, disable=quiet, leave=False):
+            y.append(encode(backbone, degraded))
+            x0.append(encode(backbone, clean))
+            if len(seen_clean) < FEW:
+                seen_degraded.append(degraded[:1])
+                seen_clean.append(clean[:1])
+    except (ValueError, OSError) as error:
+        fault = error
+    raise_together(fault)
+    y, x0, *seen = (gathered(p, backbone.device) for p in (y, x0, seen_degraded, seen_clean))
+    return Pairs(y, x0, *held_out, (seen[0][:FEW], seen[1][:FEW]))
 
 
 def encode(backbone: Backbone, pixels: Tensor) -> Tensor:
