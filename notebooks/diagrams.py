@@ -229,10 +229,7 @@ def walk(path: Bridge, calls: int = 5) -> list[Point]:
 
 SAID = {
     "naive": ("learns at y alone,", "is sampled on the way to x₀"),
-    "ddbm": (
-        "one path, but the first call, told of",
-        "no noise, corrects nothing",
-    ),
+    "ddbm": ("one path, but the first call, told of", "no noise, corrects nothing"),
     "desired": ("one path for both,", "the noise is the flow's own"),
 }
 
@@ -240,8 +237,8 @@ SAID = {
 def paths() -> str:
     """Each bridge's training states and its sampler's walk: the mean to the right, noise up."""
     parts = []
-    for k, path in enumerate(bridge.BRIDGES.values()):
-        parts += panel(60 + 270 * k, 50, path, k == 0)
+    for k, name in enumerate(SAID):
+        parts += panel(60 + 270 * k, 50, bridge.find(name), k == 0)
     parts += [
         dot(70, 319, 3.5, "state"),
         words(82, 324, "states in training, at equal steps of t", "start"),
@@ -265,7 +262,6 @@ def panel(left: float, top: float, path: Bridge, first: bool) -> list[str]:
         way, level = state
         return left + 20 + 180 * way, top + 145 - 130 * level / T0
 
-    low, high = top + 145, top + 15
     stops = [place(state) for state in walk(path)]
     parts = [
         words(left + 110, top - 14, path.name, "middle head"),
@@ -285,8 +281,8 @@ def panel(left: float, top: float, path: Bridge, first: bool) -> list[str]:
             parts.append(arrow([between(here, there, edge), between(here, there, 1 - edge)], "way"))
     if first:
         parts += [
-            words(left - 18, low + 5, "0"),
-            words(left - 22, high + 5, f"{T0}"),
+            words(left - 18, top + 150, "0"),
+            words(left - 22, top + 20, f"{T0}"),
             words(left - 22, top + 75, "noise", "middle small"),
             words(left - 22, top + 91, "level", "middle small"),
         ]

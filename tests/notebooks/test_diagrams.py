@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from notebooks import diagrams
-from tinybridge.bridge import BRIDGES
+from tinybridge import bridge
 
 FILES = sorted((Path(__file__).parents[2] / "notebooks/figures").glob("*.svg"))
 WIDE = {"head": 8.4, "small": 6.6}  # pixels of a letter, in the widest usual fonts
@@ -41,8 +41,8 @@ def test_words_stay_on_the_page_and_do_not_meet(file):
 
 
 def test_the_paths_that_are_drawn():
-    learned = {name: diagrams.training_states(path) for name, path in BRIDGES.items()}
-    walked = {name: diagrams.walk(path) for name, path in BRIDGES.items()}
+    learned = {name: diagrams.training_states(bridge.find(name)) for name in diagrams.SAID}
+    walked = {name: diagrams.walk(bridge.find(name)) for name in diagrams.SAID}
     assert all(way == 0 for way, _ in learned["naive"])
     levels = [level for _, level in learned["naive"]]
     assert levels == pytest.approx([0.4 - 0.05 * k for k in range(9)])
