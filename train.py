@@ -150,9 +150,10 @@ def run(flags: argparse.Namespace) -> None:
     backbone.grid = not flags.no_grid
     quiet = rank > 0
     if flags.data is None:
-        pairs = drawn_pairs(backbone, flags.degradation, side, frames, flags.seed, quiet=quiet)
+        drawn = flags.degradation, side, frames, flags.seed
+        pairs = drawn_pairs(backbone, *drawn, quiet=quiet, folder=flags.out)
     else:
-        pairs = file_pairs(backbone, found, side, frames, quiet)
+        pairs = file_pairs(backbone, found, side, frames, quiet, flags.out)
     learn(flags, backbone, pairs, settings)
 
 

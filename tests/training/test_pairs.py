@@ -11,7 +11,7 @@ import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tinybridge.training import pairs
+from tinybridge.training import latents, pairs
 
 
 def picture(file: Path, width: int = 40, height: int = 40) -> None:
@@ -157,19 +157,23 @@ def together(count: int, meet: Path, run: Callable[[int], None]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def test_processes_encode_their_share_and_hold_what_one_would(folder):
+@pytest.mark.parametrize("limit", [10**9, 7000], ids=["memory", "file"])
+def test_processes_encode_their_share_and_hold_what_one_would(folder, monkeypatch, limit):
     """Of four processes one has nothing to do: 33 scenes are three batches; 3 files are learned."""
     learned = pairs.find_files(folder, None, 32, 1, False)
 
     def drawn(model):
-        return pairs.drawn_pairs(model, "haze", 16, counts=(33, 2), quiet=True)
+        return pairs.drawn_pairs(model, "haze", 16, counts=(33, 2), quiet=True, folder=room)
 
     def files(model):
-        return pairs.file_pairs(model, learned, 32, 1, quiet=True)
+        return pairs.file_pairs(model, learned, 32, 1, quiet=True, folder=room)
 
     for name, find in {"drawn": drawn, "files": files}.items():
-        alone = fake()
+        alone, room = fake(), None
         want = tensors_of(find(alone), alone)
+
+        room = folder / "room"  # from here on
+        monkeypatch.setattr(latents, "IN_MEMORY", limit)
 
         def run(rank, name=name, find=find):
             model = fake()
@@ -198,3 +202,19 @@ def test_a_file_that_one_process_cannot_read_ends_all(folder):
             raise
 
     assert together(2, folder / "meet", run) == [3, 3]
+
+
+def test_many_latents_lie_in_a_file_without_a_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(latents, "IN_MEMORY", 1000)
+    parts = torch.randn(5, 4, 3, 2, 2).split([1, 2, 1, 1])  # of 192 bytes a sample
+    parts = [part.flatten(0, 1) for part in parts]
+    small, large = latents.Latents(None), latents.Latents(tmp_path / "run")
+    for part in parts:
+        small.add(part)
+        large.add(part.double())
+    assert small.file is None and large.file is not None and not large.parts
+    mapped = large.whole()
+    assert torch.equal(mapped, small.whole().double()) and mapped.shape == (20, 3, 2, 2)
+    assert torch.equal(mapped[[7, 2]], torch.cat(parts)[[7, 2]].double())
+    assert not list((tmp_path / "run").iterdir())
+    assert len(latents.Latents(None).whole()) == 0

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 T = TypeVar("T")
 
@@ -60,26 +59,6 @@ def share(count: int) -> slice:
     """Which of `count` things are this process's: the shares follow each other, some are empty."""
     rank, world = processes()
     return slice(rank * count // world, (rank + 1) * count // world)
-
-
-def gathered(mine: list[Tensor], device: torch.device) -> Tensor:
-    """The tensors [any, ...] of all processes, one after the other, as one on the CPU.
-
-    mine: those of this process, none or more; device: what the processes talk over.
-    """
-    rank, world = processes()
-    if world == 1:
-        return torch.cat(mine)
-    forms: list = [None] * world
-    dist.all_gather_object(forms, [(part.shape, part.dtype) for part in mine])
-    whole = []
-    for source in range(world):
-        for k, (shape, dtype) in enumerate(forms[source]):
-            part = mine[k] if rank == source else torch.empty(shape, dtype=dtype)
-            part = part.to(device).contiguous()
-            dist.broadcast(part, source)
-            whole.append(part.cpu())
-    return torch.cat(whole)
 
 
 def raise_together(fault: Exception | None) -> None:

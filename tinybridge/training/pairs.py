@@ -21,7 +21,8 @@ from tinybridge.backbone import Backbone
 from tinybridge.data import moving_scenes, scenes
 from tinybridge.data.pairs import Pair, clip_crops, crops, probe
 from tinybridge.data.pairs import pairs as list_pairs
-from tinybridge.training.machine import gathered, raise_together, share
+from tinybridge.training.latents import Latents, gathered
+from tinybridge.training.machine import raise_together, share
 
 SCENES, CLIPS = (2048, 64), (256, 16)  # drawn: how many to learn from, how many to judge by
 EVALUATION_SEED = 1_000_000  # scene seeds: training below, evaluation here, tiny/make.py far above
@@ -53,10 +54,12 @@ def drawn_pairs(
     seed: int = 0,
     counts: tuple[int, int] | None = None,
     quiet: bool = False,
+    folder: Path | None = None,
 ) -> Pairs:
     """Drawn scenes, for a video model moving ones; those held out are the same for every seed.
 
-    counts: how many to learn from and how many to judge by; None: SCENES or CLIPS.
+    counts: how many to learn from and how many to judge by; None: SCENES or CLIPS. folder: where
+    there is room for latents that are too large for memory, see latents.py.
     """
     count, held_out = counts or (CLIPS if backbone.video else SCENES)
     draw, first = partial(scenes.pairs, kind, size=size), seed % 100 * 5000
@@ -65,7 +68,8 @@ def drawn_pairs(
     batches = [range(first, first + count)[k : k + 16] for k in range(0, count, 16)]
     batches = batches[share(len(batches))]
     judged = draw(list(range(EVALUATION_SEED, EVALUATION_SEED + held_out)))
-    return encode_pairs(backbone, (draw(list(b)) for b in batches), judged, len(batches), quiet)
+    parts = (draw(list(b)) for b in batches)
+    return encode_pairs(backbone, parts, judged, len(batches), quiet, folder)
 
 
 def parse_size(size: str, usual: str) -> tuple[int, int]:
@@ -109,12 +113,17 @@ def find_files(path: Path, kind: str | None, side: int, frames: int, video: bool
 
 
 def file_pairs(
-    backbone: Backbone, found: list[Pair], side: int, frames: int, quiet: bool = False
+    backbone: Backbone,
+    found: list[Pair],
+    side: int,
+    frames: int,
+    quiet: bool = False,
+    folder: Path | None = None,
 ) -> Pairs:
     """Latents of the pairs that were found, cut into squares or cubes; each tenth is held out.
 
     Of a held-out pair the square in the middle is judged, of a clip that of its first frames.
-    ValueError names a file whose pixels cannot be read.
+    folder: as `drawn_pairs`. ValueError names a file whose pixels cannot be read.
     """
 
     def cut(pair: Pair) -> Iterator[tuple[Tensor, Tensor]]:
@@ -131,7 +140,7 @@ def file_pairs(
     learned = learned[share(len(learned))]
     parts = (part for pair in learned for part in cut(pair))
     count = None if backbone.video else len(learned)
-    return encode_pairs(backbone, parts, judged, count, quiet)
+    return encode_pairs(backbone, parts, judged, count, quiet, folder)
 
 
 def encode_pairs(
@@ -140,25 +149,28 @@ def encode_pairs(
     held_out: tuple[Tensor, Tensor],
     count: int | None,
     quiet: bool = False,
+    folder: Path | None = None,
 ) -> Pairs:
     """Pairs from degraded and clean pixels [n, 3, ...] in `count` parts, encoded once.
 
     Of several processes each has parts of its own, which follow each other; all get all latents. A
     ValueError or OSError of one is raised in all.
     """
-    y, x0, seen_degraded, seen_clean = [], [], [], []
+    y, x0 = Latents(folder), Latents(folder)
+    seen_degraded, seen_clean = Latents(None), Latents(None)
     fault = None
     try:
         for degraded, clean in tqdm(parts, "encode", count, disable=quiet, leave=False):
-            y.append(encode(backbone, degraded))
-            x0.append(encode(backbone, clean))
-            if len(seen_clean) < FEW:
-                seen_degraded.append(degraded[:1])
-                seen_clean.append(clean[:1])
+            y.add(encode(backbone, degraded))
+            x0.add(encode(backbone, clean))
+            if len(seen_clean.parts) < FEW:
+                seen_degraded.add(degraded[:1])
+                seen_clean.add(clean[:1])
     except (ValueError, OSError) as error:
         fault = error
     raise_together(fault)
-    y, x0, *seen = (gathered(p, backbone.device) for p in (y, x0, seen_degraded, seen_clean))
+    kept = y, x0, seen_degraded, seen_clean
+    y, x0, *seen = (gathered(latents, backbone.device) for latents in kept)
     return Pairs(y, x0, *held_out, (seen[0][:FEW], seen[1][:FEW]))
 
 
