@@ -50,10 +50,7 @@ def restore_picture(
     most: int,
     **options: Any,
 ) -> None:
-    """Restores a picture of up to `most` pixels. options: those of restore.
-
-    look: told of its size. Whatever a library raises may come out of here.
-    """
+    """Restores a picture of up to `most` pixels; look is told its size, options: restore's."""
     try:
         degraded = pictures.read(job.file, most)
     except formats.TooLarge as error:
@@ -82,11 +79,11 @@ def restore_clip(
         tqdm(total=clip.frames, desc=job.out.name, bar_format=BAR, leave=False) as bar,
         clips.writer(job.out, clip) as out,
     ):
+        # The first latent frame stands for one frame; with cuts there are some more than this.
+        latents = 1 + -(-(clip.frames - 1) // backbone.vae.time_stride)
 
         def progress(latent_frames: float) -> None:
-            # The last latent frame may stand for frames that the clip does not have.
-            done = latent_frames * backbone.vae.time_stride
-            bar.update(min(done, bar.total - bar.n))
+            bar.update(min(latent_frames * clip.frames / latents, bar.total - bar.n))
 
         cuts: list[int] = []
         options |= {"progress": progress, "on_cut": cuts.append}
@@ -134,12 +131,12 @@ def load_backbone(flags: argparse.Namespace, prompts: list, grid: bool) -> Backb
     keep = prompts[0].space == "token"
     rows = len(next(prompts[0].parameters()))
     length = 512 if flags.backbone == "wan" and rows == 512 else None  # the vendor's, not 226
+    place = flags.backbone, flags.weights
     where = {"length": length, "parts": weights.named_parts(flags.part)}
-    headers = weights.load_backbone(flags.backbone, flags.weights, "meta", **where)
+    where |= {"text": flags.text, "conditioning": flags.conditioning}
+    headers = weights.load_backbone(*place, "meta", **where)
     weights.check_prompts(headers, prompts, flags.prompt, flags.weights or "no --weights")
-    backbone = weights.load_backbone(
-        flags.backbone, flags.weights, flags.device, dtype, flags.text, keep, **where
-    )
+    backbone = weights.load_backbone(*place, flags.device, dtype, keep_encoder=keep, **where)
     backbone.grid, backbone.tile = grid, flags.tile
     return backbone
 
@@ -209,7 +206,7 @@ def check_outputs(flags: argparse.Namespace, jobs: list[Job]) -> Path:
     if jobs[0].out == flags.out:  # one result under a name of its own
         table = with_tail(flags.out, "-metrics.csv")
     read = [*flags.prompt, flags.weights or weights.TINY, *weights.named_parts(flags.part).values()]
-    read += [path for path in flags.input if path.is_file()]
+    read += [path for path in (*flags.input, flags.conditioning) if path and path.is_file()]
     for job in jobs:
         read += [job.file, job.target or job.file]
     keep_apart([table, *(job.out for job in jobs)], read)
@@ -268,6 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--target", type=Path, help="clean picture or clip, or folder of clean ones by name")
     add("--weights", type=Path, help="folder of an official checkpoint; default: bundled tiny one")
     add("--part", action="append", default=[], help=weights.PART)
+    add("--conditioning", type=Path, help=weights.CONDITIONING)
     add("--out", type=Path, default=Path("restored"), help="folder, or file name of one result")
     add("--skip-existing", action="store_true", help="leave what is in --out already and is whole")
     add("--max-pixels", type=int, help="refuse larger pictures; default 4 million, tiny model 1")

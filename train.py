@@ -129,6 +129,8 @@ def run(flags: argparse.Namespace) -> None:
         raise ValueError(
             f"--degradation {flags.degradation}: choose one of {', '.join(degradations.KINDS)}"
         )
+    if flags.conditioning:
+        keep_apart([flags.out / name for name in WRITTEN], [flags.conditioning])
     if flags.resume:
         run_state.find_state(flags.out)
     elif rank == 0 and (note := run_state.begin(flags.out, flags.named)):
@@ -146,6 +148,7 @@ def run(flags: argparse.Namespace) -> None:
         dtype,
         keep_encoder=tokens,
         parts=weights.named_parts(flags.part),
+        conditioning=flags.conditioning,
     )
     backbone.grid = not flags.no_grid
     quiet = rank > 0
@@ -176,6 +179,7 @@ def learn(flags: argparse.Namespace, backbone: Backbone, pairs: Pairs, settings:
     if flags.degradation:
         prompt.meta["degradation"] = flags.degradation
     facts = {name: getattr(flags, name) for name in ("weights", "data", "degradation", "size")}
+    facts["conditioning"] = flags.conditioning
     try:
         loop.learn(backbone, prompt, pairs, settings, out, flags.resume, facts)
     except FloatingPointError as error:
@@ -198,6 +202,7 @@ def parse_flags(argv: list[str] | None) -> argparse.Namespace:
     add("--backbone", choices=("flux", "wan"), required=True)
     add("--weights", type=Path, help="folder of an official checkpoint; default: bundled tiny one")
     add("--part", action="append", default=[], help=weights.PART)
+    add("--conditioning", type=Path, help=weights.CONDITIONING)
     add("--data", type=Path, help="folder with degraded/ and clean/, or a JSON list of pairs")
     drawn = ", ".join(degradations.KINDS)
     add("--degradation", help=f"{drawn} (default haze); with --data: which rows")

@@ -1,6 +1,7 @@
 """Official checkpoints into our models, either published layout, every tensor accounted for.
 
-    python weights.py inspect PATH [--check-values]
+    python weights.py inspect PATH [--check-values] [--conditioning FILE]
+    python weights.py conditioning DIR --out null.safetensors [--text TEXT]
 
 FLUX.1-dev and -schnell, WAN 2.1 T2V 1.3B and 14B: the vendor's files (flux1-dev.safetensors,
 ae.safetensors; Wan2.1_VAE.pth, ...) or the diffusers folder. The loaders are those of
@@ -21,9 +22,21 @@ from tinybridge.checkpoints import (
     load_umt5,
     load_wan,
     load_wan_vae,
+    save_conditioning,
     with_texts,
 )
-from tinybridge.checkpoints.backbones import TINY, find_parts, missing_parts, named_parts
+from tinybridge.checkpoints.backbones import (
+    TINY,
+    find_parts,
+    missing_parts,
+    named_parts,
+    usual_length,
+)
+from tinybridge.checkpoints.conditioning_files import (
+    conditioning_for,
+    is_conditioning,
+    read_conditioning,
+)
 from tinybridge.checkpoints.fill import summary
 from tinybridge.checkpoints.fit import check_fit, check_prompts
 from tinybridge.checkpoints.folders import family_of, holds_weights, home
@@ -34,8 +47,10 @@ from tinybridge.checkpoints.scales import take_scales
 from tinybridge.checkpoints.tensors import open_checkpoint
 
 PART = "PART=FILE: a part that lies elsewhere or beside another one, as umt5=FILE; repeatable"
+CONDITIONING = "file of `weights.py conditioning`, which stands for text encoder and tokenizer"
 
 __all__ = [
+    "CONDITIONING",
     "PART",
     "TINY",
     "check_prompts",
@@ -49,19 +64,27 @@ __all__ = [
     "load_wan",
     "load_wan_vae",
     "named_parts",
+    "save_conditioning",
     "with_texts",
 ]
 
 
-def inspect(path: Path, check_values: bool, parts: Mapping[str, Path] | None = None) -> None:
+def inspect(
+    path: Path,
+    check_values: bool,
+    parts: Mapping[str, Path] | None = None,
+    conditioning: Path | None = None,
+) -> None:
     """Print what a file or folder is and what a backbone lacks, reading headers alone.
 
-    check_values: read the values too. parts: files of single parts, wherever they lie. ValueError
-    or OSError at the first thing that is wrong, parts that do not fit each other among them.
+    check_values: read the values too. parts: files of single parts, wherever they lie.
+    conditioning: a file that stands for the text encoders. ValueError or OSError at the first thing
+    that is wrong, parts that do not fit each other among them.
     """
     folder = home(path)
     name = "" if path.is_file() else family_of(folder)
-    files = find_parts(folder, name, parts) if name else {}
+    told = conditioning is not None
+    files = find_parts(folder, name, parts, told) if name else {}
     for part, file in files.items():
         if part in KINDS and file:
             describe(file, part, check_values)
@@ -73,16 +96,23 @@ def inspect(path: Path, check_values: bool, parts: Mapping[str, Path] | None = N
         name = describe(path, "", check_values)
         if name not in FAMILIES or path.is_dir():
             return
-        files = find_parts(path, name, parts)
+        files = find_parts(path, name, parts, told)
     there = {part: file for part, file in files.items() if file}
     opened = {part: open_part(part, file) for part, file in there.items() if part in KINDS}
     check_fit(FAMILIES[name], opened, there)
+    if conditioning and name in opened:
+        longest = usual_length(name, opened)
+        conditioning_for(conditioning, name, opened[name].config, longest)
+        print(f"{conditioning}: {read_conditioning(conditioning).describe()}")
     print(f"{path}: {missing_parts(path, name, files) or 'a whole backbone'}")
 
 
 def describe(path: Path, part: str, check_values: bool) -> str:
     """Print a checkpoint's model, layout, size and dtypes; return its kind. part "": whatever."""
     checkpoint = open_checkpoint(path, not part or KINDS[part].pickled)
+    if is_conditioning(checkpoint) and not part:
+        print(f"{path}: {read_conditioning(path).describe()}")
+        return ""
     looks_like, title = identify(checkpoint.entries)
     print(f"{path}: {title}")
     if looks_like or part:
@@ -101,15 +131,30 @@ def describe(path: Path, part: str, check_values: bool) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="weights.py", description=__doc__.split("\n")[0])
-    command = parser.add_subparsers(dest="command", required=True).add_parser(
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser(
         "inspect", help="say what a file or folder is and what a backbone lacks"
     )
     command.add_argument("path", type=Path, help="a checkpoint's file or folder, or a backbone's")
     command.add_argument("--check-values", action="store_true", help="refuse NaN and infinity")
     command.add_argument("--part", action="append", default=[], help=PART)
+    command.add_argument("--conditioning", type=Path, help=CONDITIONING)
+    command = commands.add_parser(
+        "conditioning", help="write what the text encoders make of a text, for folders without them"
+    )
+    command.add_argument("path", type=Path, help="a backbone's folder, text encoders in it")
+    command.add_argument("--out", type=Path, required=True, help="the file, a new one")
+    command.add_argument("--text", default="", help="default: nothing, as in the paper")
+    command.add_argument("--length", type=int, help="rows; 512 for the vendor's WAN prompts")
+    command.add_argument("--part", action="append", default=[], help=PART)
     flags = parser.parse_args(argv)
     try:
-        inspect(flags.path, flags.check_values, named_parts(flags.part))
+        parts = named_parts(flags.part)
+        if flags.command == "inspect":
+            inspect(flags.path, flags.check_values, parts, flags.conditioning)
+        else:
+            save_conditioning(flags.path, flags.out, flags.text, flags.length, parts)
+            print(f"{flags.out}: {read_conditioning(flags.out).describe()}")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,6 @@
 """Official checkpoints into our models, every tensor accounted for."""
 
-from tinybridge.checkpoints.backbones import load_backbone, with_texts
+from tinybridge.checkpoints.backbones import load_backbone, save_conditioning, with_texts
 from tinybridge.checkpoints.load import (
     load_clip,
     load_flux,
@@ -20,5 +20,6 @@ __all__ = [
     "load_umt5",
     "load_wan",
     "load_wan_vae",
+    "save_conditioning",
     "with_texts",
 ]

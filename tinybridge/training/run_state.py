@@ -68,10 +68,11 @@ def load_state(
     file = find_state(out)
     step, kept, tensors = read_state(file)
     for key, value in settings.items():
-        if kept.get(key) != str(value):
+        begun = kept.get(key, "None")  # an older state does not know newer flags
+        if begun != str(value):
             name = "--" + key.replace("_", "-")
             raise ValueError(
-                f"{file}: the run was begun with {name} {kept.get(key)}, now it is {value}; "
+                f"{file}: the run was begun with {name} {begun}, now it is {value}; "
                 "resume with the same settings, or begin in another --out"
             )
     wanted = {}
