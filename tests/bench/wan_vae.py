@@ -117,6 +117,8 @@ def main() -> None:
             apart = ((results[form] - want).abs().max() / want.abs().max()).item()
             figures = "{:.0f} | {:.1f} | {:.2f} | {:.2f}".format(*row)
             print(f"| {half} | {form} | {figures} | {apart:.1e} |", flush=True)
+    load = " / ".join(f"{n:.0f}" for n in os.getloadavg())
+    print(f"\nProcessor time. Load average at the end: {load}, of {os.cpu_count()} processors.")
 
 
 if __name__ == "__main__":
