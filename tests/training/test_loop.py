@@ -8,6 +8,7 @@ from torch import Tensor
 
 import weights
 from tests.method.test_backbone_wan import folder  # noqa: F401
+from tests.training.test_pairs import together
 from tinybridge.metrics import measures
 from tinybridge.training import loop
 from tinybridge.training.loop import Settings
@@ -183,6 +184,27 @@ def test_the_batch_is_halved_until_it_fits_and_stays_so(flux, pairs, monkeypatch
     assert len(said) == 3 and said[-1].endswith("from here on micro-batches of 2, which add up")
     assert torch.equal(got.residual, want.residual) and torch.equal(got.gates, want.gates)
     assert [{**row, "seconds": 0} for row in found] == [{**row, "seconds": 0} for row in rows]
+
+
+def test_where_one_process_has_little_memory_all_take_its_micro_batches(
+    flux, pairs, tmp_path, monkeypatch
+):
+    """So that the one size in the state is that of every process."""
+    short = replace(SHORT, steps=2, batch_size=8, every=2)
+    alone = loop.init_prompt(flux, short)
+    losses = [row["loss"] for row in loop.learn(flux, alone, pairs, short, quiet=True)]
+    monkeypatch.setattr(flux.model, "checkpointing", True)
+    monkeypatch.setattr(loop, "validate", lambda *args: {"psnr": 20.0})
+
+    def run(rank: int) -> None:
+        tries = small_memory(monkeypatch, 2 if rank else 4)
+        prompt = loop.init_prompt(flux, short)
+        rows = loop.learn(flux, prompt, pairs, short, quiet=True)
+        first = [4, 2, 2] if rank else [4]
+        assert [n for n, _ in tries] == [*first, 2, 2]
+        assert [row["loss"] for row in rows] == pytest.approx(losses, rel=1e-4)
+
+    assert together(2, tmp_path / "meet", run) == [0, 0]
 
 
 def test_an_evaluation_that_does_not_fit_is_halved(flux, pairs, monkeypatch):
