@@ -16,6 +16,7 @@ import random
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -150,7 +151,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="the table in Markdown; default: printed alone")
     flags = parser.parse_args(argv)
     torch.set_num_threads(1)
-    tqdm.monitor_interval = 0  # its thread could hold a lock at the moment of a fork, for ever
+    # A bar's own lock is shared by all forked processes: one that is killed would keep it for ever.
+    tqdm.monitor_interval = 0
+    tqdm.set_lock(threading.RLock())
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         state = State(flags.state or scratch / "state.jsonl")
