@@ -4,7 +4,7 @@
     python -m tests.bench.degradations --backbone wan      # moving scenes
 
 Runs train.py as anyone would (seed 0, desired bridge, 300 steps) into runs/, gathers what each run
-reports on its held-out scenes or clips, and writes tests/degradations-BACKBONE.md and
+reports on its held-out scenes or clips, and writes tests/bench/degradations-BACKBONE.md and
 tinybridge/tiny/restored-BACKBONE.png (the first two held-out scenes for every kind; of clips the
 first, in three frames).
 """
@@ -75,7 +75,7 @@ def main() -> None:
         began = time.perf_counter()
         found = measure(name, kind)
         lines.append(row(kind, found, time.perf_counter() - began))
-    (ROOT / f"tests/degradations-{name}.md").write_text("\n".join(lines) + "\n")
+    (ROOT / f"tests/bench/degradations-{name}.md").write_text("\n".join(lines) + "\n")
     columns, labels = columns_of(name)
     titles = ["degraded", "frozen, no prompt", "restored", "clean"]
     file, side = ROOT / f"tinybridge/tiny/restored-{name}.png", 264 if name == "wan" else 128
