@@ -286,8 +286,7 @@ def main(argv: list[str] | None = None) -> int:
             flags.device = machine.pick_device(flags.device)
             return 2 if run(flags) else 0
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        print(f"error: {lines[0]}", file=sys.stderr)
+        print(f"error: {machine.one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"stopped; what was restored before is in {flags.out}", file=sys.stderr)

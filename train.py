@@ -29,7 +29,7 @@ import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
 from tinybridge.data import degradations
-from tinybridge.data.outputs import keep_apart
+from tinybridge.data.outputs import check_folder, keep_apart, keep_out
 from tinybridge.data.pairs import left_out
 from tinybridge.data.sheet import sheet
 from tinybridge.data.tables import save_table
@@ -40,6 +40,7 @@ from tinybridge.training import loop, run_state
 from tinybridge.training.machine import (
     Terminated,
     halved,
+    one_line,
     out_of_memory,
     pick_device,
     processes,
@@ -59,7 +60,7 @@ DEFAULTS = {
     ("wan", True): (300, {"embedding": 0.01, "token": 10.0}, "480x33"),
 }
 
-WRITTEN = ("prompt.safetensors", run_state.STATE, run_state.LOG, "results.csv", "preview.png")
+WRITTEN = ("prompt.safetensors", run_state.STATE, run_state.LOG, *run_state.RESULTS)
 
 # ---- what came of it ---------------------------------------------------------------------------
 
@@ -115,6 +116,7 @@ def run(flags: argparse.Namespace) -> None:
     rank, world = processes()
     loop.check(settings, world)
     found, wan = [], flags.backbone == "wan"
+    check_folder(flags.out)
     if flags.data is not None:
         found = find_files(flags.data, flags.degradation, side, frames, wan)
         read = [pair.degraded for pair in found]
@@ -122,6 +124,7 @@ def run(flags: argparse.Namespace) -> None:
         if flags.data.is_file():
             read.append(flags.data)
         keep_apart([flags.out / name for name in WRITTEN], read)
+        keep_out(flags.out, flags.data, read)
         passed_over = left_out(flags.data, found, wan)
         if passed_over and rank == 0:
             print(passed_over)
@@ -246,17 +249,16 @@ def main(argv: list[str] | None = None) -> int:
         return 143 if isinstance(stop, Terminated) else 130
     except ExceptionGroup as group:  # of what is wrong with --data
         for error in group.exceptions:
-            print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        reason = (str(error) or "MemoryError").splitlines()[0]
         advice = "a smaller --size needs less"
-        print(f"error: memory is too small, {advice} ({reason})", file=sys.stderr)
+        print(f"error: memory is too small, {advice} ({one_line(error)})", file=sys.stderr)
         return 2
     finally:
         if dist.is_available() and dist.is_initialized():

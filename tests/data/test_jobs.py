@@ -235,3 +235,20 @@ def test_frames_of_other_names_are_no_finished_result(tmp_path):
         Image.new("RGB", (6, 4)).save(tmp_path / name)
     assert outputs.is_whole(tmp_path / "done", tmp_path / "in", True)
     assert not outputs.is_whole(tmp_path / "other", tmp_path / "in", True)
+
+
+def test_folders_that_are_read_get_no_other_files(tmp_path):
+    frames = touch(tmp_path / "data/clean/walk", "1.png")
+    single = touch(tmp_path / "data/degraded", "a.png") / "a.png"
+    (tmp_path / "list.json").touch()
+    for out, data in (
+        (frames, tmp_path / "data"),
+        (frames, tmp_path / "list.json"),
+        (single.parent, tmp_path / "data"),
+        (tmp_path / "data/clean/../degraded", tmp_path / "data"),
+    ):
+        with pytest.raises(ValueError, match="its files are read"):
+            outputs.keep_out(out, data, [frames, single])
+    outputs.keep_out(single.parent, tmp_path / "list.json", [single])
+    outputs.keep_out(tmp_path / "data", tmp_path / "data", [frames, single])
+    outputs.keep_out(tmp_path / "new", tmp_path / "data", [frames, single])

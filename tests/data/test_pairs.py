@@ -221,3 +221,13 @@ def test_what_pairs_pass_over_is_said_in_one_line(tmp_path):
     )
     touch(tmp_path / "all/degraded", "a.png"), touch(tmp_path / "all/clean", "a.jpg")
     assert pairs.left_out(tmp_path / "all", pairs.pairs(tmp_path / "all")) == ""
+
+
+def test_what_lies_among_the_frames_of_a_clip_is_named(tmp_path):
+    for side in ("degraded", "clean"):
+        for name in ("a/1.png", "b/1.png"):
+            (tmp_path / side / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / side / name).touch()
+    (tmp_path / "clean/b/x.mp4").touch()
+    found = pairs.pairs(tmp_path, video=True)
+    assert pairs.left_out(tmp_path, found, True) == "left out: clean/b/x.mp4 (among frames)"

@@ -231,6 +231,18 @@ def test_a_finished_run_is_not_replaced_without_a_word(tmp_path):
     for named in (True, False):
         with pytest.raises(ValueError, match="an unfinished run of 9 steps lies here, 2 done"):
             run_state.begin(tmp_path / "cut", named)
+    for name in ("preview.png", "results.csv", "log.csv"):  # somebody's own
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+        for out in (tmp_path / name, tmp_path):
+            with pytest.raises(ValueError, match=f"{name}: .*would be replaced; choose another"):
+                run_state.begin(out, named=True)
+        (tmp_path / name / name).unlink()
+        (tmp_path / name).rmdir()
+    finished(tmp_path / "old")
+    (tmp_path / "old/preview.png").mkdir()
+    with pytest.raises(ValueError, match=r"preview\.png: .*choose another"):
+        run_state.begin(tmp_path / "old", named=True)  # not after hours of work
     assert run_state.begin(tmp_path / "new/folder", named=False) == ""
     assert not any((tmp_path / "new/folder").iterdir())
 

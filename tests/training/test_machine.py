@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from tinybridge.training import machine
 from tinybridge.training.machine import halved, out_of_memory, pick_device
 
 
@@ -48,3 +49,10 @@ def test_halved_until_it_fits_or_nothing_does():
     with pytest.raises(RuntimeError, match="other"):
         halved(partial(run, most=0, error=RuntimeError("other")), 5)
     assert tried[7:] == [5]
+
+
+def test_an_error_is_one_line_that_keeps_the_name():
+    assert machine.one_line(ValueError("in/new\nline.png: gone")) == "in/new\\nline.png: gone"
+    assert machine.one_line(OSError("a\t\x1b[2J.png")) == "a\\t\\x1b[2J.png"
+    assert machine.one_line(RuntimeError("first\nsecond")) == "first"
+    assert machine.one_line(MemoryError()) == "MemoryError"

@@ -9,7 +9,7 @@ from tinybridge.data.formats import SUFFIXES
 SHOWN = 20  # names that a line has room for
 
 
-def shown(path: Path) -> str:
+def shown(path: Path | str) -> str:
     """A path that takes one line whatever its letters are: line breaks and the like are escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
 

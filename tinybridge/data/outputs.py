@@ -77,6 +77,18 @@ def keep_apart(outputs: Iterable[Path], read: Iterable[Path]) -> None:
             )
 
 
+def keep_out(out: Path, data: Path, read: Iterable[Path]) -> None:
+    """ValueError in one line if `out` is a folder all of whose files are read: it would get more.
+
+    Folders of frames are, and where `data` is no list, those that its files lie in.
+    """
+    for path in read:
+        folder = path if path.is_dir() else path.parent
+        whole = path.is_dir() or data.is_dir()
+        if whole and out.exists() and folder.exists() and out.samefile(folder):
+            raise ValueError(f"{out}: its files are read, no others may join; choose another --out")
+
+
 def _identity(file: Path) -> tuple[int, int]:
     about = file.stat()
     return about.st_dev, about.st_ino

@@ -117,6 +117,10 @@ def left_out(path: Path, found: Sequence[Pair], video: bool = False) -> str:
             continue
         for reason, item in passed_over_in(folder, taken, video):
             passed_over.setdefault(reason, []).append(shown(item.relative_to(path)))
+        for clip in sorted(file for file in taken if file.parent == folder and file.is_dir()):
+            frames = set(pictures.pictures(clip))
+            for reason, item in passed_over_in(clip, frames, video, alike="among frames"):
+                passed_over.setdefault(reason, []).append(shown(item.relative_to(path)))
     return one_line(passed_over)
 
 

@@ -10,6 +10,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from tinybridge.data.left_out import shown
+
 T = TypeVar("T")
 
 
@@ -43,6 +45,14 @@ def halved(run: Callable[[int], T], n: int) -> T:
             if n == 1 or not out_of_memory(error):
                 raise
         n //= 2
+
+
+def one_line(error: BaseException) -> str:
+    """An error in one line: names in it may hold line breaks; of libraries its first line."""
+    text = str(error)
+    if not isinstance(error, ValueError | OSError):
+        text = (text.splitlines() or [""])[0]
+    return shown(text) or type(error).__name__
 
 
 # ---- several processes -------------------------------------------------------------------------

@@ -5,6 +5,7 @@ that a continued run must share. Random numbers need no state: they are function
 """
 
 import json
+import os
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -13,9 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from tinybridge.data.outputs import check_table
 from tinybridge.data.tables import load_table, replacing
 
 STATE, LOG = "state.safetensors", "log.csv"
+RESULTS = ("results.csv", "preview.png")  # that a finished run leaves beside its prompt
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # that AdamW keeps of each tensor
 
 
@@ -113,7 +116,7 @@ def begin(out: Path, named: bool) -> str:
     """Makes the folder of a new run; what to say of an older one that it will replace, or "".
 
     named: the user chose this folder. ValueError if an unfinished run lies there, or where nobody
-    chose it, a finished one; OSError if nothing can be written.
+    chose it, a finished one, or files that are of no run; OSError if nothing can be written.
     """
     out.mkdir(parents=True, exist_ok=True)
     older = ""
@@ -127,6 +130,10 @@ def begin(out: Path, named: bool) -> str:
             )
     elif (out / "prompt.safetensors").is_file():
         older = "a prompt"
+    check_table(out / LOG, "step")
+    for name in ("prompt.safetensors", STATE, *RESULTS):
+        if os.path.isdir(out / name) or (not older and os.path.lexists(out / name)):
+            raise ValueError(f"{out / name}: of no run, it would be replaced; choose another --out")
     if older and not named:
         raise ValueError(
             f"{out}: {older} lies here; choose another --out, or name this one to replace it"
