@@ -1,5 +1,6 @@
 """How a picture is stored does not change what is seen of it: turned, transparent, whole."""
 
+import resource
 import struct
 import zlib
 
@@ -78,3 +79,17 @@ def test_the_colour_key_of_deep_colours(tmp_path):
     (tmp_path / "a.png").write_bytes(png(array, 2, (b"tRNS", key)))
     alpha = pictures.read(tmp_path / "a.png").alpha
     assert np.array_equal(alpha[0] == 0, (RGB[1, 2] == RGB).all(2))
+
+
+@pytest.mark.parametrize("suffix", sorted(formats.SUFFIXES))
+def test_a_full_disk_ends_every_format(tmp_path, suffix):
+    """JPEG 2000 was one that never ended."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    pixels = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, usual[1]))
+    try:
+        with pytest.raises(OSError, match="cannot be written"):
+            pictures.write(tmp_path / f"a{suffix}", pixels)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert not any(tmp_path.iterdir())

@@ -8,6 +8,7 @@ What cannot be read is one ValueError that names the file.
 Letters: H W size in pixels, C channels.
 """
 
+import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,7 +159,9 @@ def save(image: Image.Image, path: Path, **options: object) -> None:
     """Writes the file whole or not at all; OSError with one line."""
     with replacing(path) as scratch:
         try:
-            image.save(scratch, format=formats.of_name(path), **options)
+            encoded = io.BytesIO()  # pillow's JPEG 2000 writer never ends where a disk is full
+            image.save(encoded, format=formats.of_name(path), **options)
+            scratch.write_bytes(encoded.getvalue())
         except Exception as error:  # encoders may raise anything, too
             reason = getattr(error, "strerror", None) or error
             raise OSError(f"{path}: cannot be written ({reason})") from None
