@@ -66,10 +66,11 @@ def test_another_model_gives_another_picture(layouts, tmp_path):
 
 @pytest.mark.parametrize(("rows", "length"), [(226, None), (512, 512)])
 def test_a_wan_prompt_of_512_rows_asks_for_the_vendors_length(rows, length, monkeypatch):
-    def load_backbone(*_, length, parts):
+    def load_backbone(*_, length, **__):
         raise ValueError(f"asked for {length}")
 
     monkeypatch.setattr(weights, "load_backbone", load_backbone)
     flags = Namespace(backbone="wan", weights=None, device="cpu", dtype="auto", text="", part=[])
+    flags.conditioning = None
     with pytest.raises(ValueError, match=f"asked for {length}"):
         sample.load_backbone(flags, [Prompt.init(rows, 8, 2, seed=0)], grid=True)

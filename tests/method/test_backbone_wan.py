@@ -142,8 +142,12 @@ def test_every_bridge_restores_a_clip(folder, name):
     one, two = (restore(backbone, [a_prompt(backbone, k)], pixels, name, 3) for k in (0, 1))
     assert one.shape == pixels.shape and one.isfinite().all()
     assert (one - two).abs().max() > 1e-4
-    alone = restore(backbone, [a_prompt(backbone, 0)], pixels, name, 3, batch_size=1)
-    assert torch.allclose(alone, one, atol=1e-5)
+    # In float64: ddbm's first steps divide by little noise, and so enlarge a batch's rounding.
+    backbone = weights.load_backbone("wan", folder, dtype=torch.float64)
+    both, alone = (
+        restore(backbone, [a_prompt(backbone)], pixels, name, 3, batch_size=B) for B in (2, 1)
+    )
+    assert torch.allclose(alone, both, rtol=0, atol=1e-6)
 
 
 # ----------------------------------------------------------------------- folders and their text
