@@ -2,11 +2,12 @@
 
     python -m tests.bench.degradations                     # about 8 minutes on 2 cores
     python -m tests.bench.degradations --backbone wan      # moving scenes
+    OMP_NUM_THREADS=1 python -m tests.bench.degradations --jobs 2      # two runs side by side
 
-Runs train.py as anyone would (seed 0, desired bridge, 300 steps) into runs/, gathers what each run
-reports on its held-out scenes or clips, and writes tests/bench/degradations-BACKBONE.md and
-tinybridge/tiny/restored-BACKBONE.png (the first two held-out scenes for every kind; of clips the
-first, in three frames).
+Runs train.py as anyone would (seed 0, desired bridge, 300 steps) into runs/bench/, gathers what
+each run reports on its held-out scenes or clips, and writes tests/bench/degradations-BACKBONE.md
+and tinybridge/tiny/restored-BACKBONE.png (the first two held-out scenes for every kind; of clips
+the first, in three frames).
 """
 
 import argparse
@@ -14,6 +15,8 @@ import csv
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,12 +32,17 @@ ROOT = Path(__file__).parents[2]
 SHOWN = [1_000_000, 1_000_001]  # the first two held-out scenes, not the best ones
 
 
-def measure(backbone: str, kind: str) -> dict[str, dict[str, float]]:
-    """Measures of degraded, no prompt, restored and, of clips, clean; the prompt is in runs/."""
+def measure(backbone: str, kind: str) -> str:
+    """A row of the table, by a run of train.py in runs/bench/, which replaces an earlier one."""
+    began, out = time.perf_counter(), f"runs/bench/{backbone}-{kind}"
     command = [sys.executable, "train.py", "--backbone", backbone, "--degradation", kind]
-    subprocess.run(command, cwd=ROOT, check=True)
-    with (ROOT / f"runs/{backbone}-{kind}/results.csv").open(newline="") as file:
-        return {r.pop("picture"): {k: float(v) for k, v in r.items()} for r in csv.DictReader(file)}
+    subprocess.run([*command, "--out", out], cwd=ROOT, check=True)
+    found = {}
+    with (ROOT / out / "results.csv").open(newline="") as file:
+        for measures in csv.DictReader(file):
+            name = measures.pop("picture")
+            found[name] = {key: float(value) for key, value in measures.items()}
+    return row(kind, found, time.perf_counter() - began)
 
 
 def row(kind: str, found: dict[str, dict[str, float]], seconds: float) -> str:
@@ -56,7 +64,7 @@ def columns_of(name: str) -> tuple[list[torch.Tensor], list[str]]:
             degraded, clean = moving_scenes.pairs(kind, SHOWN[:1])
         else:
             degraded, clean = scenes.pairs(kind, SHOWN)
-        prompt = Prompt.load(ROOT / f"runs/{name}-{kind}/prompt.safetensors")
+        prompt = Prompt.load(ROOT / f"runs/bench/{name}-{kind}/prompt.safetensors")
         shown = (degraded, restore(backbone, [], degraded), restore(backbone, [prompt], degraded))
         for column, part in zip(columns, (*shown, clean), strict=True):
             column.append(filmstrip(part))
@@ -67,14 +75,14 @@ def columns_of(name: str) -> tuple[list[torch.Tensor], list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backbone", choices=("flux", "wan"), default="flux")
-    name = parser.parse_args().backbone
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    flags = parser.parse_args()
+    name = flags.backbone
     heads = ["PSNR, dB / SSIM", "degraded", "frozen model, no prompt", "restored", "gain"]
     heads += ["change: the three / clean"] * (name == "wan") + ["time"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for kind in degradations.KINDS:
-        began = time.perf_counter()
-        found = measure(name, kind)
-        lines.append(row(kind, found, time.perf_counter() - began))
+    with ThreadPoolExecutor(flags.jobs) as pool:
+        lines += pool.map(partial(measure, name), degradations.KINDS)
     (ROOT / f"tests/bench/degradations-{name}.md").write_text("\n".join(lines) + "\n")
     columns, labels = columns_of(name)
     titles = ["degraded", "frozen, no prompt", "restored", "clean"]
