@@ -174,7 +174,7 @@ def test_the_measure_of_density(tmp_path):
     assert density(tmp_path / "x.py") == (3 + 6 + 4 + 2) / 4
 
 
-@parametrize(CODE + sorted(ROOT.glob("notebooks/*.py")))
+@parametrize(CODE + sorted(ROOT.glob("notebooks/**/*.py")))
 def test_a_line_says_one_thing(file):
     model = file.parent.name == "tinybridge" and room_of(file) in DENSITIES
     assert density(file) <= (DENSITIES[room_of(file)] if model else DENSITY)
@@ -190,7 +190,7 @@ def test_public_functions_say_what_they_do(file):
 
 
 def test_pickles_are_never_executed():
-    for file in CODE + TESTS + sorted(ROOT.glob("notebooks/*.py")):
+    for file in CODE + TESTS + sorted(ROOT.glob("notebooks/**/*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 options = {k.arg: ast.unparse(k.value) for k in node.keywords}
