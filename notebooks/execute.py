@@ -5,7 +5,8 @@
     python notebooks/execute.py 01_flow_matching_and_bridges.ipynb
 
 A notebook reads the budget from TINYBRIDGE_BUDGET. What is committed has the outputs of the full
-one; tests/notebooks/test_notebooks.py runs the small one and holds the files to `complaints`.
+one, and is dressed as a lecture by lecture.py; tests/notebooks/test_notebooks.py runs the small
+one and holds the files to `complaints`.
 """
 
 import argparse
@@ -19,6 +20,10 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from notebooks import lecture
 
 FOLDER = Path(__file__).parent
 FILE_LIMIT, PICTURE_LIMIT = 2_000_000, 150_000  # bytes of a notebook, of one PNG in it
@@ -111,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         began, notebook = time.perf_counter(), read(path)
         try:
             run(notebook, FOLDER, flags.budget)
+            lecture.dress(notebook, path.name)
             wrong = complaints(notebook) if flags.budget == "full" else []
         except CellExecutionError as error:
             wrong = [str(error)]
