@@ -1,0 +1,5 @@
+def gap(t, t0):
+    return 1 - t / t0
+
+
+print(check.gap(gap))
