@@ -14,111 +14,27 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 import weights
 from tinybridge import bridge
 from tinybridge.backbone import Backbone
-from tinybridge.data import clips, formats, pictures
+from tinybridge.data.clip import LARGEST
 from tinybridge.data.jobs import Job, find_jobs, shown
 from tinybridge.data.outputs import check_table, is_whole, keep_apart, with_tail
 from tinybridge.data.tables import add_row, save_table
-from tinybridge.metrics import Score, format_cuts, format_measures, mean_row
+from tinybridge.metrics import format_measures, mean_row
 from tinybridge.prompt import Prompt, agreed
-from tinybridge.restoration import Windows, restore, restore_stream
+from tinybridge.sampling.files import measure, restore_clip, restore_picture
 from tinybridge.training import machine
+from tinybridge.windows import AtOnce, Windows
 
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} frames [{elapsed}<{remaining}]"
 MEASURES = "psnr_degraded ssim_degraded psnr ssim"  # columns of metrics.csv
 CHANGES = " change_degraded change change_clean"  # of clips as well
-BRIEF = 2  # seconds; a picture that takes longer gets a bar of its own
-MOST, TINY_MOST = 2**22, 2**20  # pixels of a picture that a model, and the tiny one, may see whole
 LEARNED = (64, 64)  # (H, W) of all that the bundled tiny models have seen
-
-# ---- one file ----------------------------------------------------------------------------------
-
-
-def restore_picture(
-    job: Job,
-    backbone: Backbone,
-    prompts: list,
-    look: Callable[[Path, tuple[int, int]], None],
-    most: int,
-    **options: Any,
-) -> None:
-    """Restores a picture of up to `most` pixels; look is told its size, options: restore's."""
-    try:
-        degraded = pictures.read(job.file, most)
-    except formats.TooLarge as error:
-        raise ValueError(f"{error}: make it smaller, or set --max-pixels") from None
-    look(job.file, degraded.size)
-    bar = partial(tqdm, desc=job.file.name, delay=BRIEF, leave=False)
-    pixels = restore(backbone, prompts, degraded.pixels[None], progress=bar, **options)[0]
-    pictures.write(job.out, finite(job, pixels, "picture"), degraded)  # [3, H, W]
-    if lost := pictures.not_kept(degraded, job.out):
-        tqdm.write(f"{shown(job.file)}: not kept: {', '.join(lost)}")
-
-
-def restore_clip(
-    job: Job,
-    backbone: Backbone,
-    prompts: list,
-    look: Callable[[Path, tuple[int, int]], None],
-    **options: Any,
-) -> None:
-    """Restores a clip, which is never whole in memory. options: those of restore_stream."""
-    clip = clips.open_clip(job.file)
-    look(job.file, clip.size)
-    for note in clip.notes:
-        tqdm.write(note)
-    with (
-        tqdm(total=clip.frames, desc=job.out.name, bar_format=BAR, leave=False) as bar,
-        clips.writer(job.out, clip) as out,
-    ):
-        # The first latent frame stands for one frame; with cuts there are some more than this.
-        latents = 1 + -(-(clip.frames - 1) // backbone.vae.time_stride)
-
-        def progress(latent_frames: float) -> None:
-            bar.update(min(latent_frames * clip.frames / latents, bar.total - bar.n))
-
-        cuts: list[int] = []
-        options |= {"progress": progress, "on_cut": cuts.append}
-        for chunk in restore_stream(backbone, prompts, clips.read(clip), **options):
-            for frame in finite(job, chunk, "frame").unbind(1):  # [3, H, W]
-                out.write(frame)
-    if cuts:
-        tqdm.write(f"{shown(job.file)}: {format_cuts(cuts)}: each shot is restored by itself")
-
-
-def finite(job: Job, pixels: Tensor, kind: str) -> Tensor:
-    """The pixels, or ValueError."""
-    if not pixels.isfinite().all():
-        raise ValueError(f"{job.file}: a restored {kind} is not finite; try --dtype float32")
-    return pixels
-
-
-def measure(job: Job, video: bool) -> dict[str, float]:
-    """What the target says of the input and of the file that was written, which is read back.
-
-    ValueError if input and target do not have one size, and length if they are clips.
-    """
-    files = job.file, job.out, job.target or job.file
-    score = Score()
-    if video:
-        degraded, restored, clean = (clips.open_clip(file) for file in files)
-        job.fit((*degraded.size, degraded.frames), (*clean.size, clean.frames))
-        in_turn = clips.read(degraded), clips.in_time(restored, degraded), clips.read(clean)
-        for frames in zip(*in_turn, strict=True):  # [3, 1, H, W] each
-            score.add(*(frame[:, 0] for frame in frames))
-    else:
-        before, after, target = (pictures.read(file) for file in files)
-        job.fit(before.size, target.size)
-        score.add(before.pixels, after.pixels, target.pixels)
-    return score.row()
+TOGETHER, MOST_TOGETHER = 2**20, 64  # pixels in windows that are one batch, and how many of those
 
 
 def tell(line: str) -> None:
@@ -136,9 +52,20 @@ def load_backbone(flags: argparse.Namespace, prompts: list, grid: bool) -> Backb
     where |= {"text": flags.text, "conditioning": flags.conditioning}
     headers = weights.load_backbone(*place, "meta", **where)
     weights.check_prompts(headers, prompts, flags.prompt, flags.weights or "no --weights")
+    if flags.size is not None:
+        Windows.of_side(flags.size, headers.stride)
     backbone = weights.load_backbone(*place, flags.device, dtype, keep_encoder=keep, **where)
     backbone.grid, backbone.tile = grid, flags.tile
+    if flags.size is not None:
+        backbone.size = flags.size
     return backbone
+
+
+def windows_of(backbone: Backbone, size: tuple[int, int]) -> int:
+    """How many windows a picture or frame (H, W) is restored in."""
+    windows = Windows.of_side(backbone.size, backbone.stride)
+    rows, columns = (-(-side // backbone.stride) for side in size)
+    return len(windows.starts(rows)) * len(windows.starts(columns))
 
 
 # ---- the run -----------------------------------------------------------------------------------
@@ -149,6 +76,8 @@ def run(flags: argparse.Namespace) -> int:
     video = flags.backbone == "wan"
     if not video and (flags.window, flags.overlap) != (None, None):
         raise ValueError("--window and --overlap are for clips, which --backbone wan restores")
+    if flags.batch_size is not None and flags.batch_size < 1:
+        raise ValueError(f"--batch-size {flags.batch_size}: at least 1 is needed")
     prompts = [Prompt.load(file) for file in flags.prompt]
     trained = agreed(prompts, flags.prompt)
     t0 = trained.t0 if flags.t0 is None else flags.t0
@@ -176,8 +105,7 @@ def run(flags: argparse.Namespace) -> int:
         print(f"{head}, windows of {window} frames that share {shared}")
         one = partial(restore_clip, window=window, overlap=flags.overlap)
     else:
-        default = MOST if flags.weights else TINY_MOST
-        one = partial(restore_picture, most=flags.max_pixels or default)
+        one = partial(restore_picture, most=flags.max_pixels or LARGEST)
     table.parent.mkdir(parents=True, exist_ok=True)
     if left_out:
         print(left_out)
@@ -190,8 +118,16 @@ def run(flags: argparse.Namespace) -> int:
                 f"{shown(file)} is {size[1]}x{size[0]}: the bundled tiny model has seen nothing "
                 "but drawn scenes of 64x64 pixels, it is no tool for photos; see --weights"
             )
+        if (count := windows_of(backbone, size)) > 1:
+            tqdm.write(
+                f"{shown(file)} is {size[1]}x{size[0]}: restored in {count} windows of up to "
+                f"{backbone.size}x{backbone.size} pixels (--size), averaged at every step"
+            )
 
+    pixels = backbone.size**2 * (window if video else 1)
+    together = flags.batch_size or min(MOST_TOGETHER, max(1, TOGETHER // pixels))
     options = {"bridge": path, "steps": flags.steps, "t0": t0, "seed": flags.seed, "look": look}
+    options["batch_size"] = AtOnce(together, tqdm.write)
     one = partial(one, backbone=backbone, prompts=prompts, **options)
     failed, there = restore_all(flags, jobs, one, table)
     done = f"{len(jobs) - failed} of {len(jobs)} {'clips' if video else 'pictures'} restored"
@@ -268,7 +204,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--conditioning", type=Path, help=weights.CONDITIONING)
     add("--out", type=Path, default=Path("restored"), help="folder, or file name of one result")
     add("--skip-existing", action="store_true", help="leave what is in --out already and is whole")
-    add("--max-pixels", type=int, help="refuse larger pictures; default 4 million, tiny model 1")
+    add("--max-pixels", type=int, help="refuse larger pictures; default 64 million")
+    add("--size", type=int, help="side that the model sees at once; default flux 1536, wan 832")
+    add("--batch-size", type=int, help="windows of a large picture at once; default: 1 megapixel")
     add("--steps", type=int, default=20)
     add("--t0", type=float, help="flow time where restoration starts; default: the prompt's")
     add("--bridge", choices=tuple(bridge.BRIDGES), help="path to walk; default: the prompt's")

@@ -41,7 +41,6 @@ from tinybridge.training.machine import (
     Terminated,
     halved,
     one_line,
-    out_of_memory,
     pick_device,
     processes,
     show_any_name,
@@ -49,6 +48,7 @@ from tinybridge.training.machine import (
 )
 from tinybridge.training.pairs import Pairs, drawn_pairs, file_pairs, find_files, parse_size
 from tinybridge.training.settings import LOSSES, SPACES, Settings
+from tinybridge.windows import out_of_memory
 
 # By backbone and whether there are --weights: steps; rates, guesses for official weights; size.
 # The text encoder norms what it reads, so a token's size only says how fast it turns: 10 was the

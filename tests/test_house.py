@@ -22,7 +22,8 @@ OURS = {  # room: the rooms that it may import
     "prompt": "",
     "metrics": "",
     "backbone": "bridge",
-    "restoration": "bridge prompt metrics",
+    "windows": "bridge",
+    "restoration": "bridge prompt metrics windows",
     "flux": "parts",
     "flux_vae": "parts",
     "wan": "parts",
@@ -31,7 +32,8 @@ OURS = {  # room: the rooms that it may import
     "text": "",
     "data": "",
     "checkpoints": "flux flux_vae wan wan_vae text backbone",
-    "training": "bridge prompt backbone restoration metrics data",
+    "training": "bridge prompt backbone restoration windows metrics data",
+    "sampling": "backbone restoration metrics data",
     "tiny": "flux flux_vae wan wan_vae text bridge metrics data",
 }
 SCRIPTS = ("weights", "train", "sample")
@@ -42,11 +44,12 @@ THEIRS = {  # packages besides torch and the standard library
     "data": "numpy PIL av",
     "checkpoints": "safetensors",
     "training": "safetensors tqdm",
+    "sampling": "tqdm",
     "tiny": "numpy safetensors sentencepiece tqdm",
     "train": "tqdm",
     "sample": "tqdm",
 }
-WINGS = {"parts", "text", "data", "checkpoints", "training", "tiny"}
+WINGS = {"parts", "text", "data", "checkpoints", "training", "sampling", "tiny"}
 CEILING, CEILINGS = 300, dict.fromkeys(("flux", "flux_vae", "wan", "wan_vae"), 400)
 DENSITY, DENSITIES = 15, dict.fromkeys(("flux", "wan", "wan_vae"), 12.5)  # tokens a line of code
 

@@ -52,9 +52,9 @@ class Backbone:
     wan_vae; context [1, L, Dc] from T5 or UMT5; pooled [1, Dp] from CLIP, None in a video model;
     guidance: 1.0, or None where the model has no guidance embedder (schnell, WAN); grid: tell the
     model the time on the authors' 1000-step grid; tile: side in pixels of the autoencoder's tiles
-    for large pictures, None: no tiles; video: it restores clips, not pictures; window: frames of a
-    clip that it sees at once; encoder and ids [1, L]: T5 or UMT5 and the text it is told, where
-    prompts in token space are in use.
+    for large pictures, None: no tiles; video: it restores clips, not pictures; size, window: pixels
+    along a side, None: any, and frames of a clip that it sees at once; encoder and ids [1, L]: T5
+    or UMT5 and the text it is told, where prompts in token space are in use.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Backbone:
     grid: bool = True
     tile: int | None = None
     video: bool = False
+    size: int | None = None
     window: int = 33
     encoder: nn.Module | None = None
     ids: Tensor | None = None
@@ -278,13 +279,12 @@ def check_pixels(pixels: Tensor, video: bool) -> None:
         raise ValueError(f"pixels are {list(pixels.shape)}: {axes} is expected")
     if not pixels.is_floating_point():
         raise ValueError(f"pixels are {pixels.dtype}: floats in 0..1 are expected; divide by 255")
-    low, high = pixels.aminmax() if pixels.numel() else (0, 1)
+    low, high = (0, 1) if pixels.is_meta or not pixels.numel() else pixels.aminmax()
     if not (low >= -0.001 and high <= 1.001):  # NaN is neither
         raise ValueError(f"pixels are {low:.3g} to {high:.3g}: 0..1 is expected")
 
 
 def is_tokens(prompt: object) -> bool:
-    """A prompt in token space; what else there is has no tokens."""
     return hasattr(prompt, "tokens")
 
 

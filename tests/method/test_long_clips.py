@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from tinybridge import bridge as bridges
-from tinybridge import restoration
+from tinybridge import windows as module
 from tinybridge.prompt import Prompt
-from tinybridge.restoration import Windows, restore_stream, sample_windows
+from tinybridge.restoration import restore_stream
+from tinybridge.windows import Windows, sample_windows
 
 STEPS = 4
 PROMPT = Prompt(torch.zeros(2, 3), torch.ones(1))
@@ -120,7 +121,7 @@ def test_windows_in_frames_of_the_clip():
 def peak(n, windows, steps=STEPS):
     """Most frames alive at once, and how far the source was pulled ahead of what came out."""
     alive, most, pulled, ahead = weakref.WeakSet(), 0, 0, 0
-    make = restoration.Frame.__init__
+    make = module.Frame.__init__
 
     def counted(self, *args, **kwargs):
         nonlocal most
@@ -135,8 +136,8 @@ def peak(n, windows, steps=STEPS):
             yield torch.zeros(1, 1, 1, 2, 2)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(restoration.Frame, "__init__", counted)
-        patch.setattr(restoration.Frame, "__hash__", object.__hash__)
+        patch.setattr(module.Frame, "__init__", counted)
+        patch.setattr(module.Frame, "__hash__", object.__hash__)
         path = bridges.BRIDGES["desired"]
         for out, _ in enumerate(sample_windows(source(), velocity, path, windows, steps)):
             ahead = max(ahead, pulled - out)

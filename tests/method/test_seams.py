@@ -12,7 +12,8 @@ from tests.oracles.wan_vae import CONFIGS, autoencoder
 from tinybridge import bridge as bridges
 from tinybridge.backbone import Backbone
 from tinybridge.data import moving_scenes
-from tinybridge.restoration import Windows, restore_stream
+from tinybridge.restoration import restore_stream
+from tinybridge.windows import Windows
 
 DESIRED = bridges.BRIDGES["desired"]
 

@@ -18,6 +18,7 @@ from tinybridge.data import pictures, scenes
 from tinybridge.metrics import psnr, ssim
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restoration import restore
+from tinybridge.sampling import files
 
 ROOT = Path(__file__).parents[2]
 
@@ -262,7 +263,7 @@ def test_a_mistake_in_a_real_process(prompts, tmp_path):
 
 def test_a_picture_that_is_not_finite_is_refused(prompts, tmp_path, monkeypatch, capsys):
     pictures.write(tmp_path / "a.png", torch.rand(3, 16, 16))
-    monkeypatch.setattr(sample, "restore", lambda *a, **k: torch.full((1, 3, 16, 16), torch.nan))
+    monkeypatch.setattr(files, "restore", lambda *a, **k: torch.full((1, 3, 16, 16), torch.nan))
     flags = ["--prompt", prompts[0], "--input", tmp_path / "a.png", "--out", tmp_path / "out"]
     assert run(*flags) == 2
     assert "a.png: a restored picture is not finite" in capsys.readouterr().err

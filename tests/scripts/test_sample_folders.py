@@ -17,6 +17,7 @@ import sample
 from tests.oracles.picture_bytes import png, tiff, with_exif
 from tests.scripts.test_sample import backbone, prompts
 from tinybridge.data import pictures
+from tinybridge.sampling import files
 
 __all__ = ["backbone", "prompts"]  # fixtures
 
@@ -26,7 +27,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 @pytest.fixture
 def run(prompts, monkeypatch):
     """sample.main with a restoration that only turns the colours round."""
-    monkeypatch.setattr(sample, "restore", lambda backbone, prompts, pixels, **options: 1 - pixels)
+    monkeypatch.setattr(files, "restore", lambda backbone, prompts, pixels, **options: 1 - pixels)
 
     def main(*flags: object) -> int:
         told = ["--backbone", "flux", "--steps", "1"]
@@ -119,7 +120,7 @@ def test_whatever_one_picture_raises_costs_no_other(run, tmp_path, monkeypatch, 
     """Every class of exception, without a message as well, while reading, restoring or writing."""
     for k in range(2 * len(ERRORS) + 1):
         put(tmp_path / f"in/{k}.png")
-    usual, calls = sample.restore if where == "restore" else getattr(pictures, where), []
+    usual, calls = files.restore if where == "restore" else getattr(pictures, where), []
 
     def breaks(*args, **options):
         calls.append(1)
@@ -128,7 +129,7 @@ def test_whatever_one_picture_raises_costs_no_other(run, tmp_path, monkeypatch, 
             raise error("one\ntwo") if len(calls) % 2 else error()
         return usual(*args, **options)
 
-    monkeypatch.setattr(sample if where == "restore" else pictures, where, breaks)
+    monkeypatch.setattr(files if where == "restore" else pictures, where, breaks)
     assert run("--input", tmp_path / "in", "--out", tmp_path / "out") == 2
     named = errors(capsys.readouterr())
     assert len(named) == 2 * len(ERRORS)
@@ -226,9 +227,21 @@ def test_large_pictures_are_refused_before_they_are_decoded(run, tmp_path, capsy
     [line] = errors(capsys.readouterr())
     assert "b.png: 96x64 are 0.0 megapixels" in line and "--max-pixels" in line
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["a.png"]
-    put(tmp_path / "in/b.png", png(np.zeros((1024, 1025), np.uint8), 0))
-    assert run(*flags[:4]) == 2
-    assert "b.png: 1025x1024 are 1.0 megapixels" in capsys.readouterr().err
+
+
+def test_large_pictures_are_restored_in_windows_and_it_is_said(run, tmp_path, capsys):
+    put(tmp_path / "in/a.png"), put(tmp_path / "in/b.png", png(np.zeros((96, 130), np.uint8), 0))
+    flags = ["--input", tmp_path / "in", "--out", tmp_path / "out"]
+    assert run(*flags) == 0
+    said = f"{tmp_path}/in/b.png is 130x96: restored in 6 windows of up to 64x64 pixels (--size)"
+    told = capsys.readouterr().out.splitlines()
+    assert [line for line in told if "windows" in line] == [f"{said}, averaged at every step"]
+    assert run(*flags, "--size", 136) == 0
+    assert "windows" not in capsys.readouterr().out
+    for flag, words in (("--size", "size is 1 pixels: at least"), ("--batch-size", "-size 0: at")):
+        assert run(*flags, flag, 1 if flag == "--size" else 0) == 2
+        [line] = errors(capsys.readouterr())
+        assert words in line
 
 
 def test_one_result_under_a_name_of_its_own(run, tmp_path):

@@ -19,6 +19,7 @@ from tinybridge.data import clips, pictures
 from tinybridge.metrics import psnr, ssim
 from tinybridge.prompt import Prompt
 from tinybridge.restoration import restore_stream
+from tinybridge.sampling import files
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +284,7 @@ def test_nothing_half_written_is_left(what, folder, tmp_path, monkeypatch, capsy
             raise OSError("a.mp4: cannot be written (No space left on device)")
         yield torch.full((3, 2, 20, 28), torch.nan)
 
-    monkeypatch.setattr(sample, "restore_stream", breaks)
+    monkeypatch.setattr(files, "restore_stream", breaks)
     flags = ["--input", tmp_path / "a.mp4", "--out", tmp_path / "out"]
     assert run(folder, *flags) == (130 if what == "stopped" else 2)
     words = {"not finite": "a restored frame is not finite; try --dtype float32"}

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tinybridge.training import machine
-from tinybridge.training.machine import halved, out_of_memory, pick_device
+from tinybridge.training.machine import halved, pick_device
+from tinybridge.windows import out_of_memory
 
 
 @pytest.mark.parametrize("there", [True, False])

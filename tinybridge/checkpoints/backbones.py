@@ -22,6 +22,8 @@ from tinybridge.checkpoints.load import Device, Dtype, Opened, Where, build, ope
 from tinybridge.checkpoints.relatives import check_pipeline
 
 TINY = Path(__file__).parents[1] / "tiny"
+# Pixels along a side that a model sees at once, about the most that it has learned from.
+SIZES, TINY_SIZE = {"flux": 1536, "wan": 832}, 64
 TINY_WINDOW = 9  # frames of the clips that the bundled WAN has seen
 
 
@@ -69,6 +71,7 @@ def load_backbone(
         pooled if pooled is None else pooled.to(device, dtype),
         guidance=1.0 if guided else None,
         video=name == "wan",
+        size=SIZES[name] if path else TINY_SIZE,
     )
     if path is None and name == "wan":
         backbone.window = TINY_WINDOW

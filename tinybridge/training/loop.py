@@ -35,13 +35,13 @@ from tinybridge.training.machine import (
     deferred_signals,
     halved,
     least,
-    out_of_memory,
     processes,
     share,
     stop_asked,
 )
 from tinybridge.training.pairs import EVALUATION_SEED, FEW, Pairs, encode
 from tinybridge.training.settings import Settings, check
+from tinybridge.windows import out_of_memory
 
 SLOWER = {"gates": 5}  # learns at the rate over this: a gate moves a whole block
 QUARTERS = 4  # parts of 0..t0 whose losses are told apart

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from tinybridge.data.left_out import shown
+from tinybridge.windows import out_of_memory
 
 T = TypeVar("T")
 
@@ -26,14 +27,6 @@ def pick_device(name: str) -> str:
     if not found.get(name, True):
         raise ValueError(f"--device {name}: PyTorch finds none here; use --device cpu or auto")
     return name
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is too small, a GPU's or the machine's own."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def halved(run: Callable[[int], T], n: int) -> T:
