@@ -2,7 +2,8 @@
 
     python notebooks/execute.py                    # full budget, results written into the files
     python notebooks/execute.py --budget small     # a quick check that leaves the files alone
-    python notebooks/execute.py 01_flow_matching_and_bridges.ipynb
+    python notebooks/execute.py --figures out/    # and every figure as an SVG, for slides
+    python notebooks/execute.py 00_a_world_of_points.ipynb
 
 A notebook reads the budget from TINYBRIDGE_BUDGET. What is committed has the outputs of the full
 one, and is dressed as a lecture by lecture.py; tests/notebooks/test_notebooks.py runs the small
@@ -37,14 +38,20 @@ def read(path: Path) -> NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-def run(notebook: NotebookNode, folder: Path, budget: str) -> NotebookNode:
-    """Executes the cells in place, from `folder`. CellExecutionError: the first cell that fails."""
+def run(
+    notebook: NotebookNode, folder: Path, budget: str, figures: Path | None = None
+) -> NotebookNode:
+    """Executes the cells in place, from `folder`. CellExecutionError: the first cell that fails.
+
+    figures: how the names of its SVGs begin, see figures.show; None: there are none.
+    """
     metadata = {"metadata": {"path": str(folder)}}
     client = NotebookClient(
         notebook, timeout=600, resources=metadata, record_timing=False, coalesce_streams=True
     )
     client.extra_arguments = ["--log-level=40"]  # else the kernel warns that it talks over TCP
-    client.execute(env={**os.environ, "TINYBRIDGE_BUDGET": budget})
+    asked = {"TINYBRIDGE_FIGURES": str(figures.absolute())} if figures else {}
+    client.execute(env={**os.environ, "TINYBRIDGE_BUDGET": budget, **asked})
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     return notebook
@@ -110,12 +117,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="file names in this folder; default: all")
     parser.add_argument("--budget", choices=("small", "full"), default="full")
+    parser.add_argument("--figures", type=Path, help="a folder for the figures as SVG files")
     flags = parser.parse_args(argv)
+    if flags.figures:
+        flags.figures.mkdir(parents=True, exist_ok=True)
     failed = False
     for path in [FOLDER / name for name in flags.names] or sorted(FOLDER.glob("*.ipynb")):
         began, notebook = time.perf_counter(), read(path)
         try:
-            run(notebook, FOLDER, flags.budget)
+            run(notebook, FOLDER, flags.budget, flags.figures and flags.figures / path.stem[:2])
             lecture.dress(notebook, path.name)
             wrong = complaints(notebook) if flags.budget == "full" else []
         except CellExecutionError as error:

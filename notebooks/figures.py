@@ -4,8 +4,9 @@ Letters: H W picture size.
 """
 
 import io
+import os
 import sys
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 
 import matplotlib
@@ -28,15 +29,25 @@ plt.rcParams |= {
     "axes.spines.right": False,
     "legend.frameon": False,
     "figure.dpi": 110,
+    "svg.hashsalt": "tinybridge",  # the same file for the same figure
 }
 HUES = ("tab:red", "tab:blue", "tab:green", "tab:orange", "tab:brown", "tab:pink")
 COLOURS = dict(zip(BRIDGES, cycle(HUES), strict=False))  # a bridge's, always
 
 
+SHOWN = count(1)  # figures of this notebook
+
+
 def show(figure: Figure) -> None:
-    """Puts the figure under the cell that calls it, as a PNG without a margin, and closes it."""
+    """Puts the figure under the cell that calls it, as a PNG without a margin, and closes it.
+
+    With TINYBRIDGE_FIGURES=out/08 it is out/08-1.svg too, the next one out/08-2.svg, for slides.
+    """
     file = io.BytesIO()
     figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.05)
+    if start := os.environ.get("TINYBRIDGE_FIGURES"):
+        name = f"{start}-{next(SHOWN)}.svg"
+        figure.savefig(name, bbox_inches="tight", pad_inches=0.05, metadata={"Date": None})
     plt.close(figure)
     display(Image(data=file.getvalue()))
 

@@ -1,12 +1,12 @@
 """The notebooks as a lecture: slides, two paths through them, links into the glossary.
 
-    python notebooks/lecture.py                          # dresses them, prints times and paths
+    python notebooks/lecture.py                          # dresses them, and tells times in README
     python notebooks/lecture.py --deck 45 deck.ipynb     # the cells of a path as one notebook
     jupyter nbconvert --to slides --no-input deck.ipynb
 
 To dress a notebook: each cell gets the slide type that Jupyter and nbconvert read, and the paths
 that it is on as tags; the first use of each word of glossary.md becomes a link. Doing it twice
-changes nothing. execute.py does it to what it runs.
+changes nothing. execute.py does it to what it runs. README.md tells the times and the paths.
 """
 
 import argparse
@@ -19,9 +19,22 @@ from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
 GLOSSARY = FOLDER / "glossary.md"
-PATHS: dict[str, dict[str, tuple[int, ...]]] = {  # notebook: its sections, 0 is what comes before 1
-    "45": {"00": (0, 1, 2, 3, 4, 6, 7)},
-    "90": {"00": (0, 1, 2, 3, 4, 6, 7, 8)},
+README = FOLDER / "README.md"
+BEGIN, END = "<!-- times and paths: python notebooks/lecture.py -->\n", "\n\n<!-- end -->"
+PATHS: dict[str, dict[str, tuple[int, ...]]] = {  # notebook: its sections; 0 is before the first
+    "45": {
+        "00": (0, 1, 2, 3, 4, 6, 7),
+        "03": (1, 2, 4, 5, 6),
+        "05": (1, 2, 4),
+    },
+    "90": {
+        "00": (0, 1, 2, 3, 4, 6, 7, 8),
+        "02": (1, 2, 4, 5, 8),
+        "03": (0, 1, 2, 3, 4, 5, 6),
+        "04": (1, 2, 3, 4, 6),
+        "05": (0, 1, 2, 4, 5, 7),
+        "08": (7,),
+    },
 }
 
 # ---- slides ------------------------------------------------------------------------------------
@@ -40,11 +53,15 @@ def slide_type(cell: NotebookNode) -> str:
 
 
 def sections(notebook: NotebookNode) -> list[int]:
-    """The number of the section that each cell is in, from headlines like "## 3. Walking"."""
+    """The number of the section that each cell is in, from headlines like "## 3. Walking".
+
+    0 before the first; -1 under a headline without a number, as an appendix has.
+    """
     found, section = [], 0
     for cell in notebook.cells:
-        headline = re.match(r"## (\d+)\.", cell.source) if cell.cell_type == "markdown" else None
-        section = int(headline[1]) if headline else section
+        headline = re.match(r"## (\d+)?", cell.source) if cell.cell_type == "markdown" else None
+        if headline:
+            section = int(headline[1] or -1)
         found.append(section)
     return found
 
@@ -151,15 +168,25 @@ def tables(notebooks: dict[str, NotebookNode]) -> str:
         read = minutes(notebook.cells, read=True)
         lines.append(f"| [{name[:2]}]({name}) | {headline(notebook)} | {5 * round(read / 5)} |")
     for path, chosen in PATHS.items():
-        lines += ["", f"| {path} minutes | sections | minutes |", "| --- | --- | --- |"]
+        lines += ["", f"| in {path} minutes | sections | minutes |", "| --- | --- | --- |"]
+        total = 0.0
         for name, notebook in notebooks.items():
             if name[:2] in chosen:
-                told = ", ".join(str(n) for n in chosen[name[:2]] if n)
+                told = ", ".join(str(n) if n else "opening" for n in chosen[name[:2]])
                 spent = minutes(on_path(path, notebook, name))
                 lines.append(
                     f"| [{name[:2]}]({name}) {headline(notebook)} | {told} | {spent:.0f} |"
                 )
+                total += spent
+        lines.append(f"| and for questions | | {float(path) - total:.0f} |")
     return "\n".join(lines)
+
+
+def tabled(text: str, notebooks: dict[str, NotebookNode]) -> str:
+    """The text of README.md with the tables of these notebooks between BEGIN and END."""
+    before, rest = text.split(BEGIN)
+    after = rest.split(END, 1)[1]
+    return before + BEGIN + tables(notebooks) + END + after
 
 
 def deck(path: str, notebooks: dict[str, NotebookNode]) -> NotebookNode:
@@ -187,6 +214,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     for file in files:
         nbformat.write(dress(notebooks[file.name], file.name), file)
+    README.write_text(tabled(README.read_text("utf-8"), notebooks), "utf-8")
     print(tables(notebooks))
     return 0
 

@@ -1,5 +1,6 @@
 """The lecture kit: slides and links are in place, the paths lead through what is there."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from notebooks import lecture
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
+README = (FOLDER / "README.md").read_text()
 
 
 def notebook(*cells):
@@ -131,3 +133,42 @@ def test_a_deck_is_never_written_over_a_file(tmp_path, capsys):
         lecture.main(["--deck", "45", str(out)])
     assert stop.value.code == 2 and "is not replaced" in capsys.readouterr().err
     assert out.read_text() == "mine"
+
+
+# ---- what is committed -------------------------------------------------------------------------
+
+
+def test_an_appendix_is_on_no_path():
+    book = notebook("# 4. Title", "## 1. First", "## Appendix A: names", "text", "## 2. Second")
+    assert lecture.sections(book) == [0, 1, -1, -1, 2]
+
+
+def test_readme_lists_the_exercises_as_they_are():
+    exercises = (FOLDER / "exercises").glob("*.ipynb")
+    rows = []
+    for path in sorted(exercises):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if found := re.match(r"## (\d+)\. (.+)\n\n\*(\w+), (\d+) minutes\*", cell.source):
+                rows.append("| {} | {} | {} | {} |".format(*found.groups()))
+    assert len(rows) == 12 and "\n".join(rows[:7]) in README and "\n".join(rows[7:]) in README
+
+
+@pytest.mark.parametrize("name", ["README.md", "glossary.md"])
+def test_links_lead_somewhere(name):
+    links = re.findall(r"\]\(([\w./-]+)\)", (FOLDER / name).read_text())
+    assert links and all((FOLDER / link).exists() for link in links)
+
+
+def test_a_figure_is_a_vector_file_where_one_asks(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import figures  # as a notebook does
+
+    monkeypatch.setenv("TINYBRIDGE_FIGURES", str(tmp_path / "04"))
+    monkeypatch.setattr(figures, "SHOWN", itertools.count(1))
+    for _ in range(2):
+        figures.show(figures.plt.subplots(figsize=(1, 1))[0])
+    first, second = ((tmp_path / f"04-{k}.svg").read_text() for k in (1, 2))
+    assert first == second and "<svg" in first
+    monkeypatch.delenv("TINYBRIDGE_FIGURES")
+    figures.show(figures.plt.subplots(figsize=(1, 1))[0])
+    assert len(list(tmp_path.iterdir())) == 2
