@@ -41,8 +41,9 @@ PATHS: dict[str, dict[str, tuple[int, ...]]] = {  # notebook: its sections; 0 is
 
 
 def shows(cell: NotebookNode) -> bool:
-    """Whether a code cell has printed or drawn something."""
-    return bool(cell.get("outputs"))
+    """Whether a code cell has printed or drawn something for the reader, not just its budget."""
+    outputs = cell.get("outputs", [])
+    return any(not output.get("text", "").startswith("budget:") for output in outputs)
 
 
 def slide_type(cell: NotebookNode) -> str:

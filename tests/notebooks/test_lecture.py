@@ -25,7 +25,8 @@ def notebook(*cells):
     return nbformat.v4.new_notebook(cells=made)
 
 
-PRINTED = [nbformat.v4.new_output("stream", name="stdout", text="budget: full")]
+BUDGET = [nbformat.v4.new_output("stream", name="stdout", text="budget: full")]
+PRINTED = [nbformat.v4.new_output("stream", name="stdout", text="24.1 dB")]
 DRAWN = [nbformat.v4.new_output("display_data", {"image/png": "aGk="})]
 
 # ---- the glossary ------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def test_linking_again_changes_nothing_and_mends_what_was_moved():
 
 def test_slides_begin_at_headlines_and_leave_silent_code_out():
     book = notebook(
-        "# 4. Title", ("import os", []), "## 1. First", "text", ("1", PRINTED), ("2", DRAWN)
+        "# 4. Title", ("import os", BUDGET), "## 1. First", "text", ("1", PRINTED), ("2", DRAWN)
     )
     lecture.tag(book, "04_title.ipynb")
     kinds = [cell.metadata["slideshow"]["slide_type"] for cell in book.cells]
