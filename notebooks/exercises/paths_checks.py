@@ -54,7 +54,7 @@ def never_hazy() -> Tensor:
 
 def desired(path: Callable) -> str:
     """a, b, c of t and t0."""
-    if is_blank(*path(0.2, T0)):
+    if is_blank(path(0.2, T0)):
         return BLANK
     told = "a {:.2f}, b {:.2f}, c {:.2f}"
     a, b, c = path(T0, T0)
@@ -143,7 +143,7 @@ def swapped(path: object, lower: object) -> str:
 
 def indi(states: Callable, share: object) -> str:
     """Coefficients of InDI, and how far a perfect model gets on it."""
-    if is_blank(*states(number(0.2), T0), share):
+    if is_blank(states(number(0.2), T0), share):
         return BLANK
 
     def exact(t: Tensor, t0: float) -> Coefficients:
@@ -193,7 +193,7 @@ def words(token: object, limit: object) -> str:
 def fourth(states: Callable, predicted: Callable) -> str:
     """Coefficients of a new bridge, and its gap if it is sampled along the model's own flow."""
     at = states(number(0.2), T0)
-    if is_blank(*at, predicted(0.2, T0)):
+    if is_blank(at, predicted(0.2, T0)):
         return BLANK
     path = Bridge("fourth", states, bridge.flow)
     first = states(number(T0), T0)

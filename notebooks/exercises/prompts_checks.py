@@ -46,7 +46,7 @@ def alike(first: Tensor, second: Tensor) -> bool:
 
 def count(backbone: Backbone, answer: Callable) -> str:
     """answer(pictures, prompts, steps, batch_size) -> calls of the transformer, latents in all."""
-    if is_blank(*answer(3, 2, 2, 2)):
+    if is_blank(answer(3, 2, 2, 2)):
         return BLANK
     for pictures, prompts, steps, batch_size in ((1, 1, 3, 4), (3, 1, 2, 2), (3, 2, 2, 2)):
         sizes: list[int] = []
@@ -97,9 +97,10 @@ def mixed(backbone: Backbone, answer: Callable, w_paper: object) -> str:
 def twin(flux: Backbone, answer: Callable, wan_too: object) -> str:
     """answer(P, gates) -> other numbers of the same velocity in FLUX; and whether in WAN too."""
     prompt = some_prompt(flux, 1)
-    P, gates = answer(prompt.residual.detach(), prompt.gates.detach())
-    if is_blank(P, gates, wan_too):
+    other = answer(prompt.residual.detach(), prompt.gates.detach())
+    if is_blank(other, wan_too):
         return BLANK
+    P, gates = other
     if P.shape != prompt.residual.shape or gates.shape != prompt.gates.shape:
         found = f"{list(P.shape)} and {list(gates.shape)}"
         return not_yet(f"P and gates keep their shapes; yours have become {found}")

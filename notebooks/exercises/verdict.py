@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
-BLANK = "Not yet: the blank is still there; put your answer where the three dots are."
+BLANK = (
+    "Not yet: the blank is still there, or a function returns nothing; put your answer where the "
+    "three dots are."
+)
 
 
 def right(said: str) -> str:
@@ -15,8 +18,11 @@ def not_yet(said: str) -> str:
 
 
 def is_blank(*answers: object) -> bool:
-    """Whether one of them is still the three dots."""
-    return any(answer is ... for answer in answers)
+    """Whether one of them, or a part of it, is still the three dots or nothing."""
+    parts: list[object] = []
+    for answer in answers:
+        parts += answer if isinstance(answer, tuple) else [answer]
+    return any(part is ... or part is None for part in parts)
 
 
 def number(answer: object) -> Tensor:

@@ -154,6 +154,12 @@ def test_a_blank_is_told_so(name, rooms):
     assert said(source, rooms[notebook]).startswith("Not yet: the blank is still there")
 
 
+@pytest.mark.parametrize("name", [name for name in ANSWERS if "    return" in ANSWERS[name]])
+def test_a_function_that_returns_nothing_is_told_so(name, rooms):
+    forgot = re.sub(r"^    return .*$", "    pass", ANSWERS[name], flags=re.MULTILINE)
+    assert "or a function returns nothing" in said(forgot, rooms[CELLS[name][0]])
+
+
 @each
 def test_the_answer_is_right(name, rooms):
     assert said(ANSWERS[name], rooms[CELLS[name][0]]).startswith("Right. ")
