@@ -19,14 +19,17 @@ def sheet(
     notes: Sequence[Sequence[str]] | None = None,
     labels: Sequence[str] | None = None,
     side: int = 192,
+    smooth: bool = True,
 ) -> None:
     """A PNG with a row per sample and a column per kind of picture, captions in words.
 
-    columns: K tensors [B, 3, H, W] in 0..1, shown `side` pixels wide; titles: K; notes: B rows of
-    K lines under the pictures; labels: B lines at the left edge.
+    columns: K tensors [B, 3, H, W] in 0..1, shown `side` pixels wide, smoothly or with their
+    pixels to be seen; titles: K; notes: B rows of K lines under the pictures; labels: B lines at
+    the left edge.
     """
     B, _, H, W = columns[0].shape
     high, line, gap, edge = round(side * H / W), 22, 6, 96 if labels else 6
+    resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     step = high + gap + (line if notes else 0)
     canvas = Image.new("RGB", (edge + len(columns) * (side + gap), line + B * step), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(15)
@@ -35,7 +38,7 @@ def sheet(
         draw.text((left + side / 2, line / 2), title, "black", font, anchor="mm")
         for b in range(B):
             array = (column[b].cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-            shown = Image.fromarray(array).resize((side, high), Image.Resampling.BICUBIC)
+            shown = Image.fromarray(array).resize((side, high), resample)
             canvas.paste(shown, (left, line + b * step))
             if notes:
                 at = (left + side / 2, line + b * step + high + line / 2)
