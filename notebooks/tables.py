@@ -1,8 +1,9 @@
 """What compare.py measured, as tables and figures: mean and spread over seeds.
 
-`write` makes summary.csv, tables.md and three PNGs of the rows in runs.csv and curves.csv; the
-notebooks draw the same figures from the same rows. Spread is the standard deviation over seeds,
-n - 1 in the denominator: of what training draws, since the held-out scenes are always the same.
+`write` makes summary.csv, tables.md, argument.csv and argument.md (README's table) and three PNGs
+of the rows in runs.csv and curves.csv; the notebooks draw the same figures from the same rows.
+Spread is the standard deviation over seeds, n - 1 in the denominator: of what training draws, since
+the held-out scenes are always the same.
 
 Letters: n seeds.
 """
@@ -155,6 +156,31 @@ def spaces_table(runs: pd.DataFrame) -> str:
     return table(["PSNR, dB / SSIM", "no prompt", *SPACES], lines)
 
 
+def gains(runs: pd.DataFrame) -> pd.DataFrame:
+    """README's table: a degradation in each row, a bridge or space in each column, both as usual.
+
+    Mean over seeds of the dB over the better of the degraded pictures and the frozen model's own.
+    """
+    common = usual(runs)
+    own = runs["psnr"] - runs[["degraded_psnr", "alone_psnr"]].max(axis=1)
+    runs = runs.assign(gain=own)
+    learned = where(runs, common, "degradation", "bridge")
+    found = learned.pivot_table("gain", "degradation", "bridge", sort=False)
+    found = found[bridges(learned)]
+    tokens = where(runs, common, "degradation", *LEARNED, space="token")
+    found["token"] = tokens.groupby("degradation")["gain"].mean()  # NaN where none was learned
+    return found.round(4)
+
+
+def gains_table(found: pd.DataFrame) -> str:
+    """The same with the degradations across, for README."""
+    lines = []
+    for name, row in found.items():
+        said = f"P, {name}" if name in COLOURS else "input tokens, desired"
+        lines.append([said, *("-" if pd.isna(db) else f"{db:+.1f}" for db in row)])
+    return table(["gain in PSNR, dB", *found.index], lines)
+
+
 def sensitivity_table(runs: pd.DataFrame, name: str, bridge: str = "desired") -> str:
     """What one input changes, in a row: t0, sampler or rows."""
     found = by(where(runs, usual(runs), name, bridge=bridge).sort_values(name), name)
@@ -257,6 +283,9 @@ def write(out: Path) -> None:
     if len(bridges(runs)) > 1:
         parts += [bridges_table(runs), differences_table(runs)]
         figures["bridges"] = bridges_figure(runs)
+        found = gains(runs)
+        found.to_csv(out / "argument.csv")
+        (out / "argument.md").write_text(gains_table(found))
     if len(curves) and set(runs["space"]) == set(SPACES):
         parts.append(spaces_table(runs))
         figures["spaces"] = spaces_figure(runs, curves)
