@@ -1,4 +1,4 @@
-"""The house as DESIGN draws it: who may import whom, how long and how dense a file may be, README.
+"""The house as DESIGN draws it: who may import whom, how long and how dense a file may be.
 
 A room is a file on the top shelf of tinybridge/, a wing of it, or a script. The six lines:
 the method needs torch alone; a model, its parts; data, text and parts, nothing of ours;
@@ -8,7 +8,6 @@ checkpoints; nobody imports tiny, and nothing in the package imports a script.
 
 import ast
 import graphlib
-import re
 import sys
 import tokenize
 from pathlib import Path
@@ -109,7 +108,7 @@ def module_of(name: str) -> str | None:
 
 def test_who_opens_the_folder_sees_the_paper():
     shelf = {file.name for file in (ROOT / "tinybridge").iterdir()}
-    shelf -= {"__init__.py", "__pycache__", "py.typed"}
+    shelf -= {"README.md", "__init__.py", "__pycache__", "py.typed"}
     files = {f"{room}.py" for room in OURS.keys() - WINGS}
     assert shelf == files | WINGS
     assert {file.stem for file in ROOT.glob("*.py")} == set(SCRIPTS)
@@ -198,43 +197,3 @@ def test_pickles_are_never_executed():
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 options = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 assert options.get("weights_only") == "True", f"{file}: {ast.unparse(node)}"
-
-
-# ---- README ------------------------------------------------------------------------------------
-
-README = (ROOT / "README.md").read_text()
-
-
-def test_readme_names_what_is_there_and_all_of_it():
-    named = re.findall(
-        r"`((?:tinybridge|tests|notebooks)/[\w./-]*|[\w-]+\.(?:py|txt|md|toml))`", README
-    )
-    named += re.findall(r"\]\(([\w./-]+)\)", README)
-    assert len(named) > 20
-    for name in named:
-        options = [ROOT / name, ROOT / "tinybridge" / name, ROOT / "tinybridge/tiny" / name]
-        assert any(option.exists() for option in options), f"README names {name}"
-    guide = {name.rstrip("/") for name in named}
-    for file in CODE:
-        if file.name != "__init__.py":
-            places = {name_of(file), name_of(file.parent)} - {"tinybridge", "."}
-            assert places & guide, f"README's file guide names neither {' nor '.join(places)}"
-
-
-@pytest.mark.parametrize("name", ["flux", "wan"])
-def test_readme_repeats_the_measured_tables(name):
-    table = (ROOT / f"tests/bench/degradations-{name}.md").read_text().strip()
-    assert table in README
-
-
-def test_readme_repeats_the_tables_of_the_comparison():
-    tables = (ROOT / "notebooks/results/tables.md").read_text().split("\n\n")
-    for head in ("naive | ddbm | desired", "text | token | embedding"):
-        (table,) = (table for table in tables if head in table.split("\n")[0])
-        assert table.strip() in README
-
-
-def test_readme_has_one_line_to_run_and_one_to_test():
-    lines = README.splitlines()
-    for mark in ("# run", "# test"):
-        assert len([line for line in lines if line.endswith(mark)]) == 1

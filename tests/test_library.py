@@ -1,10 +1,11 @@
-"""README's Python, word for word, with the package as pip installs it, from another folder."""
+"""The READMEs' Python, word for word; the package as pip installs it, from another folder."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,22 @@ import torch
 from PIL import Image
 
 import weights
+from tinybridge import bridge
 from tinybridge.prompt import Prompt
+from tinybridge.training import loop, pairs
 
 ROOT = Path(__file__).parents[1]
-METHOD, LIBRARY = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+
+def python_of(page: str) -> str:
+    """The one block of Python in a README."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    return block
+
+
+METHOD = python_of("README.md")
+LIBRARY = python_of("tinybridge/README.md")
+LEARNING = python_of("tinybridge/training/README.md")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +83,8 @@ def test_only_tinybridge_is_installed_and_all_of_it(site):
 def test_readmes_lines_run_from_another_folder(site, tmp_path):
     (tmp_path / "FLUX.1-dev").symlink_to(site / "tinybridge/tiny/flux")
     for name, backbone in (("haze", "flux"), ("snow", "flux"), ("rain", "wan")):
-        prompt = Prompt.init(20, 128, 6, seed=0)  # of both tiny models
+        tiny = weights.load_backbone(backbone)
+        prompt = Prompt.init(tiny.length, tiny.width, tiny.blocks, seed=0)
         prompt.meta = {"backbone": backbone, "bridge": "desired", "t0": "0.4", "grid": "true"}
         prompt.save(tmp_path / f"{name}.safetensors")
     Image.linear_gradient("L").resize((40, 24)).convert("RGB").save(tmp_path / "photo.jpg")
@@ -86,17 +100,24 @@ def test_the_method_in_five_lines_runs():
     backbone = weights.load_backbone("flux")
     prompt = Prompt.init(backbone.length, backbone.width, backbone.blocks, seed=0)
     clean, degraded = torch.rand(2, 2, 3, 16, 16)
-    before = "from functools import partial\nimport torch\nfrom tinybridge import bridge\n"
-    names = {"backbone": backbone, "prompt": prompt, "clean": clean, "degraded": degraded}
-    exec(before, names)
-    exec("x0, y = backbone.encode(clean), backbone.encode(degraded)", names)
-    exec(
-        't, eps, desired = torch.rand(2) * 0.4, torch.randn_like(x0), bridge.BRIDGES["desired"]',
-        names,
-    )
+    x0, y = backbone.encode(clean), backbone.encode(degraded)
+    names = {"backbone": backbone, "prompt": prompt, "x0": x0, "y": y, "bridge": bridge}
+    names["desired"] = bridge.BRIDGES["desired"]
+    names["t"], names["eps"] = torch.rand(2) * 0.4, torch.randn_like(x0)
     exec(METHOD, names)
     assert prompt.residual.grad.abs().max() > 0 and prompt.gates.grad.abs().max() > 0
     assert names["restored"].shape == degraded.shape
+
+
+def test_learning_from_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pairs, "SCENES", (16, 4))
+    monkeypatch.setattr(loop, "Settings", partial(loop.Settings, batch_size=2))
+    few = LEARNING.replace("steps=100", "steps=2")
+    assert few != LEARNING
+    names = {"backbone": weights.load_backbone("flux"), "Path": Path}
+    exec(few, names)
+    assert len(names["rows"]) == 2 and (tmp_path / "runs/haze/prompt.safetensors").is_file()
 
 
 def test_the_method_needs_torch_alone_and_the_package_not_even_that(site, tmp_path):

@@ -1,0 +1,79 @@
+"""Puts into the READMEs what is measured or counted elsewhere; tests/test_readme.py compares.
+
+    python -m tests.bench.front
+
+In README.md and the READMEs of the wings it makes anew
+- a table: behind `<!-- table: FILE -->` the one that FILE begins with;
+- the notebooks: behind `<!-- notebooks -->`, from the files themselves;
+- what a command printed: the block of code behind `<!-- printed: FILE -->`;
+- how long a file is: the number in `[name](file.py), 240 lines`, in tens.
+"""
+
+import re
+from pathlib import Path
+
+import nbformat
+
+from notebooks import lecture
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("tinybridge/**/README.md"))]
+PAGES.append(ROOT / "notebooks/README.md")
+TABLED = re.compile(r"(<!-- table: (\S+) -->\n)(?:\|.*\n)*")
+LISTED = re.compile(r"(<!-- notebooks -->\n)(?:- .*\n)*")
+PRINTED = re.compile(r"(<!-- printed: (\S+) -->\n```\w*\n)(.*?)(?=\n```)", re.DOTALL)
+LENGTH = re.compile(r"(\]\(([\w./-]+\.py)\), )(\d+)(?= lines)")
+
+
+def first_table(file: str) -> str:
+    """The lines of a file up to its first blank one, without blanks beside the bars.
+
+    `wc -w` would count the bars as words.
+    """
+    table = (ROOT / file).read_text(encoding="utf-8").split("\n\n")[0].strip()
+    return re.sub(r" *\| *", "|", table)
+
+
+def notebooks_list(folder: Path) -> str:
+    """Number, title and reading time of every notebook, with links as seen from a folder."""
+    lines = []
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(file, as_version=4)
+        title = f"{file.stem[:2]} {lecture.headline(notebook)}"
+        minutes = lecture.minutes(notebook.cells, read=True)
+        lines.append(f"- [{title}]({file.relative_to(folder)}), {5 * round(minutes / 5)}")
+    return "\n".join(lines)
+
+
+def tens(count: int) -> int:
+    return 10 * round(count / 10)
+
+
+def fresh(text: str, folder: Path) -> str:
+    """The text of a README in this folder, with all that is made elsewhere as it is now."""
+
+    def length(found: re.Match) -> str:
+        lines = (folder / found[2]).read_text(encoding="utf-8").count("\n")
+        kept = abs(int(found[3]) - lines) <= 0.05 * lines  # a line more changes no README
+        return found[1] + (found[3] if kept else str(tens(lines)))
+
+    def printed(found: re.Match) -> str:
+        return found[1] + (ROOT / found[2]).read_text(encoding="utf-8").strip()
+
+    text = TABLED.sub(lambda found: found[1] + first_table(found[2]) + "\n", text)
+    text = LISTED.sub(lambda found: found[1] + notebooks_list(folder) + "\n", text)
+    text = PRINTED.sub(printed, text)
+    return LENGTH.sub(length, text)
+
+
+def main() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        new = fresh(text, page.parent)
+        if new != text:
+            page.write_text(new, encoding="utf-8")
+            print(f"{page.relative_to(ROOT)}: made anew")
+
+
+if __name__ == "__main__":
+    main()
