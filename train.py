@@ -110,8 +110,8 @@ def filmstrip(pixels: Tensor) -> Tensor:
 def run(flags: argparse.Namespace) -> None:
     """Everything from the flags to the files; ValueError and OSError say what is wrong."""
     side, frames = parse_size(flags.size, DEFAULTS[flags.backbone, flags.weights is not None][2])
-    names = ["bridge", "space", "steps", "batch_size", "micro_batch", "lr", "t0", "seed", "loss"]
-    settings = Settings(**{name: getattr(flags, name) for name in names})
+    names = ["bridge", "space", "steps", "batch_size", "micro_batch", "lr", "t0", "t_low", "seed"]
+    settings = Settings(**{name: getattr(flags, name) for name in [*names, "loss"]})
     device = join_processes(pick_device(flags.device))
     rank, world = processes()
     loop.check(settings, world)
@@ -217,6 +217,7 @@ def parse_flags(argv: list[str] | None) -> argparse.Namespace:
     add("--lr", type=float, help="of the residual or the tokens; default: see DEFAULTS")
     add("--loss", choices=LOSSES, default="x0", help="error of x0_hat, or of v")
     add("--t0", type=float, default=0.4, help="flow time where restoration starts")
+    add("--t-low", type=float, default=1e-4, help="lowest time learned from; t0: t0 alone")
     add("--no-grid", action="store_true", help="tell the model exact times, off the authors' grid")
     add("--seed", type=int, default=0)
     add("--size", help="side, of clips side x frames; default 64 or 64x9, official 1024 or 480x33")

@@ -66,18 +66,34 @@ def test_pairs_are_latents_held_out_pixels_and_a_few_that_are_learned_from(flux,
     assert torch.equal(other.clean, pairs.clean) and not torch.equal(other.x0, pairs.x0[:4])
 
 
+def validation_noise(x0):
+    seeds = (10**6 + eighths for eighths in (1, 3, 5, 7))
+    return [torch.randn(x0.shape, generator=torch.Generator().manual_seed(k)) for k in seeds]
+
+
+def error_at_t0(flux, prompt, x_t, x0):
+    with torch.no_grad():
+        x0_hat = x_t - 0.4 * flux.velocity(x_t, torch.full((len(x0),), 0.4), prompt)
+    return (x0_hat - x0).square().mean().item()
+
+
 def test_validation_is_the_bridges_loss_at_fixed_times_and_noise(flux, pairs):
     prompt, losses = loop.init_prompt(flux, SHORT), []
     got = loop.validate(flux, prompt, pairs, SHORT)
     assert loop.validate(flux, prompt, pairs, SHORT) == got
     x0, y = flux.encode(pairs.clean), flux.encode(pairs.degraded)
-    for t in (0.05, 0.15, 0.25, 0.35):
-        eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(int(t * 20) + 10**6))
+    for eighths in (1, 3, 5, 7):
+        t = 1e-4 + eighths / 8 * (0.4 - 1e-4)
+        eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(eighths + 10**6))
         x_t = (1 - t) * (1 - t / 0.4) * x0 + (1 - t) * t / 0.4 * y + t * eps
         with torch.no_grad():
             x0_hat = x_t - t * flux.velocity(x_t, torch.full((3,), t), prompt)
         losses.append((x0_hat - x0).square().mean())
     assert got["val_loss"] == pytest.approx(sum(losses).item() / 4, rel=1e-4)
+    alone = loop.validate(flux, prompt, pairs, replace(SHORT, t_low=0.4))  # at t0 four times
+    told = (0.6 * y + 0.4 * eps for eps in validation_noise(x0))
+    alone_losses = [error_at_t0(flux, prompt, x_t, x0) for x_t in told]
+    assert alone["val_loss"] == pytest.approx(sum(alone_losses) / 4, rel=1e-4)
     naive = loop.validate(flux, prompt, pairs, replace(SHORT, bridge="naive"))
     assert naive["val_loss"] != pytest.approx(got["val_loss"], rel=1e-2)
 

@@ -89,7 +89,7 @@ def gradients(
     world = processes()[1]
     g = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     pick = torch.randint(len(pairs.x0), (B,), generator=g)  # [B]
-    times = bridge.draw_times(B, settings.t0, power=settings.power, generator=g)  # [B]
+    times = bridge.draw_times(B, settings.t0, settings.t_low, settings.power, g)  # [B]
     noise = torch.randn(B, *pairs.x0.shape[1:], generator=g)  # [B, C, ...]
 
     losses = torch.zeros(B, dtype=pairs.x0.dtype, device=backbone.device)
@@ -211,7 +211,7 @@ def learn(
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     model = {"backbone": backbone.name, "grid": str(backbone.grid).lower()}
     prompt.meta |= model | {"version": __version__}
-    for name in ("bridge", "space", "t0", "seed", "loss"):
+    for name in ("bridge", "space", "t0", "t_low", "seed", "loss"):
         prompt.meta[name] = str(getattr(settings, name))
     shared = asdict(settings) | model | (facts or {})
     del shared["every"], shared["micro_batch"]
@@ -279,7 +279,7 @@ def validate_in_parts(
 ) -> dict[str, float]:
     """`validate`, n pairs at a time."""
     degraded, clean = pairs.degraded[:FEW], pairs.clean[:FEW]
-    name, t0 = settings.bridge, settings.t0
+    name, t0, low = settings.bridge, settings.t0, settings.t_low
     restored = restore(backbone, [prompt], degraded, name, steps=8, t0=t0, batch_size=n)
     found = measures(restored, clean)
     terms = backbone.prepare([prompt])
@@ -288,7 +288,7 @@ def validate_in_parts(
     for eighths in (1, 3, 5, 7):
         g = torch.Generator().manual_seed(EVALUATION_SEED + eighths)
         eps = torch.randn(x0.shape, generator=g).to(x0)  # [M, C, ...]
-        t = torch.full((len(x0),), eighths / 8 * t0)  # [M]
+        t = torch.full((len(x0),), low + eighths / 8 * (t0 - low))  # [M]
         for some in torch.arange(len(x0)).split(n):  # [n]
             batch = x0[some], y[some], t[some], eps[some]
             losses.append(sample_losses(backbone, terms, settings, *batch))  # [n]

@@ -25,6 +25,7 @@ class Settings:
     seed: int = 0
     loss: str = "x0"  # of LOSSES, see bridge.loss
     power: float = 1.0  # of the drawn times, see bridge.draw_times
+    t_low: float = 1e-4  # the lowest of them; t0: that time alone
     every: int | None = None  # steps from one look at held-out pairs to the next; None: six looks
     micro_batch: int | None = None  # samples of a process at once, if memory is small; None: all
 
@@ -43,6 +44,10 @@ def check(settings: Settings, world: int = 1) -> None:
         raise ValueError(
             f"--steps {settings.steps}, --batch-size {settings.batch_size} and --lr {settings.lr} "
             f"must be positive, and the batch a multiple of the {world} processes"
+        )
+    if not 0 < settings.t_low <= settings.t0:
+        raise ValueError(
+            f"--t-low {settings.t_low} must be above 0 and at most --t0, {settings.t0}"
         )
     if settings.micro_batch is not None and settings.micro_batch < 1:
         raise ValueError(f"--micro-batch {settings.micro_batch} must be positive")
