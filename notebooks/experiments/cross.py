@@ -18,8 +18,9 @@ STATES, LOSSES = ("desired", "naive", "t0", "ddbm", "late"), ("x0", "velocity")
 def jobs(budget: Budget, seed: int) -> list[dict]:
     """Keys: all samplers of a prompt belong to one job; 20 calls come later than 4."""
     found = []
+    kinds = budget.kinds if budget.name == "full" else budget.two
     for calls in budget.calls:
-        for kind in budget.kinds:
+        for kind in kinds:
             key = {"degradation": kind, "calls": calls, "seed": seed}
             found.append(key | {"states": "none", "loss": "-"})
             for loss in LOSSES:
