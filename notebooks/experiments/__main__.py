@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     rates = everything.rate_jobs(budget, flags.only)
-    for phase in (rates, list(everything.jobs(budget, flags.only, flags.seeds))):
+    for phase in (rates, everything.jobs(budget, flags.only, flags.seeds)):
         todo = missing(phase, flags.out)
         bar = tqdm(finished(todo, flags, budget), "jobs", len(todo))
         for job, rows_of in bar:

@@ -67,7 +67,7 @@ def run(lab: Lab, key: dict) -> dict[str, list[dict]]:
 def fitted(lab: Lab, key: dict) -> tuple:
     """A function from held-out scenes to restored pixels, and its numbers and rate."""
     kind, seed, count, head = (key[name] for name in ("degradation", "seed", "pairs", "head"))
-    recipe = Recipe(kind, seed, pairs=count)
+    recipe = Recipe(kind, seed, pairs=None if count == lab.budget.pairs else count)
     calls = lab.budget.calls[0]
     if head == "colour":
         fit6 = analysis.colour_fit(*lab.draw(kind, seed * 5000, count))

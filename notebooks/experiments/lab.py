@@ -46,7 +46,7 @@ class Budget:
     calls: tuple[int, ...] = (4, 20)
     curve: tuple[int, ...] = (1, 2, 4, 8, 20, 50)
     draws: int = 4  # of the noise, to part bias from variance
-    rate_steps: int = 40
+    rate_steps: int = 30
     many: int = 128  # scenes where distributions are compared
     classifier: int = 150  # steps of the one that tells restored from clean
 

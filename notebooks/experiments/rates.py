@@ -29,6 +29,8 @@ def grids(backbone: str) -> dict[str, list[float]]:
             found[f"{states} {loss}"] = [factor * MIDDLE[backbone] for factor in PROMPT]
     del found["ebridge velocity"], found["times velocity"], found["visited velocity"]
     for rung, middle in ladder.MIDDLE.items():
+        if rung == "all":  # which is desired x0
+            continue
         found[f"rung {rung}"] = [factor * middle for factor in OTHER]
     found["head lora"] = [factor * heads.LORA for factor in OTHER]
     if backbone == "wan":

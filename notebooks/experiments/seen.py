@@ -45,7 +45,8 @@ def jobs(budget: Budget, seed: int) -> list[dict]:
     for model in models if budget.name == "full" else models[:1]:
         seen, pretraining = described(model)
         about = {"model_folder": model, "seen": seen, "pretraining": pretraining, "seed": seed}
-        for kind in budget.kinds:
+        kinds = budget.kinds if pretraining == USUAL else budget.two
+        for kind in kinds:
             key = about | {"degradation": kind}
             found.append(key | {"states": "none", "loss": "-"})
             found.append(key | {"states": "desired", "loss": "x0"})

@@ -6,7 +6,7 @@ from notebooks.experiments.learning import Recipe, learned, rate_of, restored, v
 COLUMNS = {
     "sensitivity.csv": ("what", "value", "degradation", "rate", *MEASURES),
 }
-T0S, GATES, SHARES = (0.2, 0.3, 0.5, 0.6, 0.4), (0.0, 0.5, 1.0), (0.05, 0.1, 0.25, 0.5, 1.0)
+T0S, GATES, SHARES = (0.2, 0.4, 0.6), (0.0, 0.5, 1.0), (0.05, 0.1, 0.25, 0.5, 1.0)
 
 
 def jobs(budget: Budget, seed: int) -> list[dict]:

@@ -58,7 +58,10 @@ def run(lab: Lab, key: dict) -> dict[str, list[dict]]:
     held = lab.held_out(key["degradation"], count=max(2, many))
     inside = lab.budget.calls[-1]
     steps, walks = [], []
-    for calls in lab.budget.curve:
+    curve = lab.budget.curve
+    if key["degradation"] != lab.budget.two[0]:  # of the others the ends and the middle
+        curve = (1, *lab.budget.calls)
+    for calls in curve:
         draws = []
         for draw in range(lab.budget.draws):
             noise = lab.noise(held.y, key["seed"], draw)

@@ -136,6 +136,8 @@ def test_seed_after_seed_and_every_key_once():
     assert seeds[:1] == [0] and set(seeds) == {0, 1, 2}
     early = seeds[: seeds.index(1)]
     assert set(early) == {0} and set(calls[: len(early)]) == {4, 20}
+    whole = [job for job in jobs if everything.rank(lab.FULL, job.experiment, dict(job.key)) < 3]
+    assert jobs[: len(whole)] == whole  # what says little comes last
     for seed in range(3):
         keys = [dict(job.key) for job in first if dict(job.key)["seed"] == seed]
         kinds = {(k["degradation"], k["states"], k["loss"]) for k in keys if k["calls"] == 4}
