@@ -166,19 +166,19 @@ def compare(both: pd.DataFrame) -> dict[str, float]:
 
 # ---- README's table ----------------------------------------------------------------------------
 
-SHOWN = {  # as README calls it: table and method
-    "naive": ("cross", "naive x0 euler 20"),
-    "ddbm": ("cross", "ddbm x0 ddbm 20"),
-    "desired": ("cross", "desired x0 desired 20"),
-    "desired, 4 calls": ("cross", "desired x0 desired 4"),
-    "six numbers of colour": ("heads", "colour 512"),
-    "linear 3x3 convolution": ("heads", "convolution 512"),
+SHOWN = {  # column of argument.csv: as README calls it, table, method
+    "naive": ("P, naive", "cross", "naive x0 euler 20"),
+    "ddbm": ("P, ddbm", "cross", "ddbm x0 ddbm 20"),
+    "desired": ("P, desired", "cross", "desired x0 desired 20"),
+    "token": ("input tokens, desired", "ladder", "tokens 100"),
+    "colour": ("six numbers of colour", "heads", "colour 512"),
+    "convolution": ("a linear 3x3 convolution", "heads", "convolution 512"),
 }
 BEFORE = ("degraded - - 4", "none - desired 4")
 CAPTION = (
     "Gain in dB over the better of the degraded scenes and the frozen model alone: tiny FLUX, 100 "
-    "steps of 8 of 512 pairs, means over seeds and over 32 scenes that nothing was chosen on; the "
-    "last two are fitted in closed form to the same pairs."
+    "steps of 8 of 512 pairs, 20 calls (tokens 4), means over seeds and 32 scenes that nothing was "
+    "chosen on; the last two are fitted in closed form to the same pairs, without any model."
 )
 
 
@@ -190,7 +190,7 @@ def argument(means: pd.DataFrame) -> pd.DataFrame:
     for kind in dict.fromkeys(cross["where"]):
         before = max(psnr.get(("cross", kind, method), math.nan) for method in BEFORE)
         row = {"degradation": kind}
-        for name, (source, method) in SHOWN.items():
+        for name, (_, source, method) in SHOWN.items():
             where = f"{kind} inside" if source == "heads" else kind
             row[name] = psnr.get((source, where, method), math.nan) - before
         rows.append(row)
@@ -200,9 +200,9 @@ def argument(means: pd.DataFrame) -> pd.DataFrame:
 def markdown(gains: pd.DataFrame) -> str:
     """The same turned, one decimal: recipes down, degradations across; then a caption."""
     kinds = list(gains["degradation"])
-    lines = [["gain, dB", *kinds], ["---"] * (len(kinds) + 1)]
-    for name in SHOWN:
+    lines = [["gain in PSNR, dB", *kinds], ["---"] * (len(kinds) + 1)]
+    for name, (words, _, _) in SHOWN.items():
         cells = ["-" if math.isnan(value) else f"{value:+.1f}" for value in gains[name]]
-        lines.append([name, *cells])
+        lines.append([words, *cells])
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"{text}\n\n{CAPTION}\n"
