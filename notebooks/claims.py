@@ -51,13 +51,13 @@ def find(text: str) -> list[Claim]:
     for first, paragraph in paragraphs(text):
         start = 0
         numbers = MEASURED.findall(COMMENT.sub("", paragraph))
-        in_paragraph = []
+        in_paragraph: list[Claim] = []
         for comment in COMMENT.finditer(paragraph):
             before = paragraph[start : comment.start()].strip()
             start = comment.end()
             line = first + paragraph.count("\n", 0, comment.start())
-            claim = parse(comment[1], sentence_of(before), line)
-            in_paragraph.append(claim)
+            told = in_paragraph[-1].sentence if in_paragraph and not before else sentence_of(before)
+            in_paragraph.append(parse(comment[1], told, line))
         if not in_paragraph:
             continue
         written = {number.lstrip("+-") for claim in in_paragraph for number in equals(claim)}
