@@ -2,8 +2,8 @@
 
 A flow model was trained on states (1 - t) x0 + t eps, t in [0, 1], to predict v = eps - x0, so
 x0_hat = x - t v. Restoration walks from t0 (0.4), the noisy degraded latent, to t = 0, the clean
-one, with that model frozen; a prompt inside `velocity` is all that is learned. It works only when
-the states of training and of sampling lie on one path. Every path here is one line,
+one, with that model frozen; a prompt inside `velocity` is all that is learned. The paper holds that
+the states of training and of sampling must lie on one path. Every path here is one line,
 
     x_t = a(t) x0 + b(t) y + c(t) eps,        the model is told the noise level s(t),
 
