@@ -24,6 +24,20 @@ LISTED = re.compile(r"(<!-- notebooks -->\n)(?:- .*\n)*")
 PRINTED = re.compile(r"(<!-- printed: (\S+) -->\n```\w*\n)(.*?)(?=\n```)", re.DOTALL)
 LENGTH = re.compile(r"(\]\(([\w./-]+\.py)\), )(\d+)(?= lines)")
 
+ABOUT = {  # what a title does not say
+    "00": "exact, no network",
+    "01": "from noise to pictures",
+    "02": "naive, ddbm, desired",
+    "03": "which difference matters",
+    "04": "what more steps do",
+    "05": "from words to P",
+    "06": "mixtures, the unknown",
+    "07": "video, flicker",
+    "08": "flux.py",
+    "09": "wan.py",
+    "10": "clips as streams",
+}
+
 
 def first_table(file: str) -> str:
     """The lines of a file up to its first blank one, without blanks beside the bars.
@@ -35,13 +49,14 @@ def first_table(file: str) -> str:
 
 
 def notebooks_list(folder: Path) -> str:
-    """Number, title and reading time of every notebook, with links as seen from a folder."""
+    """Number, title, subject and reading time of every notebook; links as seen from a folder."""
     lines = []
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(file, as_version=4)
         title = f"{file.stem[:2]} {lecture.headline(notebook)}"
         minutes = lecture.minutes(notebook.cells, read=True)
-        lines.append(f"- [{title}]({file.relative_to(folder)}), {5 * round(minutes / 5)}")
+        link, about = file.relative_to(folder), ABOUT[file.stem[:2]]
+        lines.append(f"- [{title}]({link}) ({5 * round(minutes / 5)}): {about}")
     return "\n".join(lines)
 
 
