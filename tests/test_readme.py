@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from notebooks import claims
 from tests.bench import degradations, front, reading
 from tinybridge.data import scenes
 from tinybridge.restoration import restore
@@ -144,7 +145,7 @@ LETTERS = {  # as it is written; where it is told
     r"\bdB\b": "Decibels (dB, PSNR)",
     "PSNR": "Decibels (dB, PSNR)",
     "latents": "latents, the arrays",
-    "tokens": "tokens are words, too",
+    r"input\s+tokens": "input\ntokens* are words",
 }
 
 
@@ -172,6 +173,12 @@ def test_numbers_of_readme_are_those_of_the_code():
     claimed = " ".join(re.findall(r"<!-- claim: [^|]*\|(.*?)-->", README))
     known = {str(Settings.t0), "1.0", "2604.04924", "2.0"}
     assert [number for number in said if number not in known and number not in claimed] == []
+
+
+@each
+def test_claims_have_rows_that_support_them(page):
+    for claim in claims.find(TOLD[page]):
+        assert claims.check(claim) == [], f"line {claim.line}: {claim.sentence}"
 
 
 def test_tables_of_the_bench_are_those_of_its_rows(tmp_path, monkeypatch):

@@ -62,7 +62,7 @@ def learn(backbone: str, kind: str) -> tuple[str, float]:
 def rows_of(backbone: str, kind: str, seconds: float) -> list[dict]:
     """A row for each of degraded, no prompt, restored, and of clips clean, as the run reports.
 
-    gain, of the restored one: dB over the better of degraded and frozen model without a prompt.
+    gain: of no prompt over degraded, of restored over the better of the two, in dB.
     """
     rows = []
     with (ROOT / folder(backbone, kind) / "results.csv").open(newline="") as file:
@@ -72,6 +72,7 @@ def rows_of(backbone: str, kind: str, seconds: float) -> list[dict]:
                 row[name] = round(float(found[name]), 4) if found.get(name) else ""
             rows.append(row | {"seconds": round(seconds)})
     degraded, alone, restored = rows[:3]
+    alone["gain"] = round(alone["psnr"] - degraded["psnr"], 4)
     restored["gain"] = round(restored["psnr"] - max(degraded["psnr"], alone["psnr"]), 4)
     return rows
 
