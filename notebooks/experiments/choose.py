@@ -3,7 +3,9 @@
 Every prompt makes one estimate of the noisy input. Scores, of which the lowest wins:
 `least`, how much the estimate changes the picture; `most`, the same with the sign turned;
 `plausible`, how far the estimate moves when it is made noisy again and the model without a prompt
-cleans it, which a clean picture does not. The scores' softmax gives soft weights, too.
+cleans it, which a clean picture does not; `typical`, how unlike the change is to what the prompt's
+own pairs differ by (means and deviations of the latent's channels, 64 numbers that a prompt's file
+could carry). The scores' softmax gives soft weights, too.
 """
 
 import torch
@@ -46,7 +48,8 @@ def run(lab: Lab, key: dict) -> dict[str, list[dict]]:
         "psnr_known": rounded(each[kinds.index(key["degradation"])]),
     }
     rows = []
-    for name, scores in scored(lab, asked, held, seed).items():
+    found = scored(lab, asked, held, seed)
+    for name, scores in found.items():
         pick = scores.argmin(0)  # [M]
         chosen = rounded(each.gather(0, pick[None]))
         soft = restored(lab, mixed(asked, scores), held.y, "desired", calls, seed)
@@ -65,14 +68,31 @@ def scored(lab: Lab, asked: list[Velocity], held: Scenes, seed: int) -> dict[str
     """Scores [K, M] by name."""
     noise, again = (lab.noise(held.y, seed, draw) for draw in (0, 7))
     plain = velocity_of(lab, [])
-    moved, doubt = [], []
-    for velocity in asked:
+    moved, doubt, unlike = [], [], []
+    for kind, velocity in zip(lab.budget.kinds, asked, strict=True):
         (x0_hat,) = walk(SAMPLERS["euler"], velocity, held.y, noise, 1)
         (back,) = walk(SAMPLERS["euler"], plain, x0_hat, again, 1)
         moved.append((x0_hat - held.y).square().flatten(1).mean(1))
         doubt.append((back - x0_hat).square().flatten(1).mean(1))
+        pairs = lab.pairs(kind, seed)
+        usual = change(pairs.y, pairs.x0)  # [N, 2C]
+        unlike.append(surprise(change(held.y, x0_hat), usual))
     least = torch.stack(moved)
-    return {"least": least, "most": -least, "plausible": torch.stack(doubt)}
+    scores = {"least": least, "most": -least, "plausible": torch.stack(doubt)}
+    return scores | {"typical": torch.stack(unlike)}
+
+
+def change(y: Tensor, x0: Tensor) -> Tensor:
+    """How latents [M, C, h, w] differ: mean and deviation of every channel's change, [M, 2C]."""
+    gap = (y - x0).flatten(2)  # [M, C, h w]
+    return torch.cat([gap.mean(2), gap.std(2)], 1)
+
+
+def surprise(features: Tensor, usual: Tensor) -> Tensor:
+    """Minus the logarithm of a Gaussian's density, fitted to `usual` [N, D], at features [M, D]."""
+    std, mean = torch.std_mean(usual, 0)  # [D] both
+    std = std.clamp(min=1e-3)
+    return (((features - mean) / std).square() / 2 + std.log()).sum(1)
 
 
 def mixed(asked: list[Velocity], scores: Tensor) -> Velocity:

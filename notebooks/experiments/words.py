@@ -18,10 +18,7 @@ from tinybridge.bridge import Velocity
 from tinybridge.data import scenes
 from tinybridge.tiny.make import SAID
 
-TRIED = ("degradation", "sentence", "against", "weight", "psnr", "ssim")
-COLUMNS = {
-    "words.csv": (*TRIED, "set", *MEASURES[2:]),
-}
+COLUMNS = {"words.csv": ("degradation", "set", "sentence", "against", "weight", *MEASURES)}
 WEIGHTS = (1, 2, 4, 8)  # of guidance; 1: the sentence alone
 
 
