@@ -12,13 +12,16 @@ from PIL import Image
 import train
 import weights
 from notebooks import minimal
+from tests.bench import front
 from tinybridge import bridge
+from tinybridge.data.tables import load_table
 from tinybridge.restoration import restore
 from tinybridge.training import loop
 from tinybridge.training import pairs as training_pairs
 from tinybridge.training.pairs import drawn_pairs
 
-PAGE = Path(__file__).parents[2] / "notebooks/minimal.py"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "notebooks/minimal.py"
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,18 @@ def test_it_restores_as_the_bridge_does(flux, few):
     assert torch.allclose(flux.decode(walked), restored, atol=1e-4)
 
 
+def reported(name: str) -> float:
+    """The PSNR of train.py's run of haze, as README and the bench's table have it."""
+    rows = load_table(ROOT / "tests/bench/degradations-flux.csv")
+    (row,) = (row for row in rows if (row["degradation"], row["picture"]) == ("haze", name))
+    return row["psnr"]
+
+
+def test_its_docstring_has_the_numbers_of_train_py():
+    assert front.minimal_page() == PAGE.read_text(), "run python -m tests.bench.front"
+    assert f"{reported('restored'):.2f} dB" in minimal.__doc__
+
+
 def test_it_prints_what_it_says_and_leaves_the_picture(few, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(minimal, "CALLS", 1)
@@ -108,5 +123,5 @@ def test_it_prints_what_it_says_and_leaves_the_picture(few, monkeypatch, tmp_pat
     lines = capsys.readouterr().out.splitlines()
     names = [line[:9].strip() for line in lines]
     assert names == ["degraded", "no prompt", "restored"]
-    assert lines[0].split()[1:] == ["14.52", "dB"]  # as train.py and README say
+    assert lines[0].split()[1:] == [f"{reported('degraded'):.2f}", "dB"]
     assert Image.open(tmp_path / "runs/minimal.png").size == (6 * 64, 4 * 64)
