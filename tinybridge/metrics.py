@@ -36,11 +36,14 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     size = min(11, *(side - 1 + side % 2 for side in a.shape[2:]))
     x = torch.arange(size, dtype=torch.float64, device=a.device) - size // 2
     g = (-0.5 * (x / 1.5).square()).exp()
-    window = (g[:, None] * g / g.sum().square())[None, None]  # [1, 1, size, size]
+    g = (g / g.sum())[None, None]  # [1, 1, size]
     C = a.shape[1]
     a, b = (k.double().flatten(0, 1)[:, None] for k in (a, b))  # [BC, 1, H, W]
 
-    ma, mb, aa, bb, ab = (F.conv2d(k, window) for k in (a, b, a * a, b * b, a * b))
+    def mean(k: Tensor) -> Tensor:  # in the window: first down, then right
+        return F.conv2d(F.conv2d(k, g[..., None]), g[:, :, None])
+
+    ma, mb, aa, bb, ab = (mean(k) for k in (a, b, a * a, b * b, a * b))
     va, vb, cov = aa - ma * ma, bb - mb * mb, ab - ma * mb
     similarity = (2 * ma * mb + 0.01**2) * (2 * cov + 0.03**2)
     similarity = similarity / ((ma * ma + mb * mb + 0.01**2) * (va + vb + 0.03**2))
