@@ -1,12 +1,12 @@
 """The notebooks as a lecture: slides, two paths through them, links into the glossary.
 
-    python notebooks/lecture.py                          # dresses them, and tells times in README
+    python notebooks/lecture.py                          # dresses them; the paths into README
     python notebooks/lecture.py --deck 45 deck.ipynb     # the cells of a path as one notebook
     jupyter nbconvert --to slides --no-input deck.ipynb
 
 To dress a notebook: each cell gets the slide type that Jupyter and nbconvert read, and the paths
 that it is on as tags; the first use of each word of glossary.md becomes a link. Doing it twice
-changes nothing. execute.py does it to what it runs. README.md tells the times and the paths.
+changes nothing. execute.py does it to what it runs. README.md tells the paths.
 """
 
 import argparse
@@ -20,19 +20,23 @@ from nbformat import NotebookNode
 FOLDER = Path(__file__).parent
 GLOSSARY = FOLDER / "glossary.md"
 README = FOLDER / "README.md"
-BEGIN, END = "<!-- times and paths: python notebooks/lecture.py -->\n", "\n\n<!-- end -->"
+BEGIN, END = "<!-- paths: python notebooks/lecture.py -->\n", "\n\n<!-- end -->"
 PATHS: dict[str, dict[str, tuple[int, ...]]] = {  # notebook: its sections; 0 is before the first
     "45": {
         "00": (0, 1, 2, 3, 4, 6, 7),
-        "03": (1, 2, 4, 5, 6),
-        "05": (1, 2, 4),
+        "03": (1, 4, 5, 6),
+        "05": (1, 4),
+        "06": (5,),
+        "07": (2,),
     },
     "90": {
         "00": (0, 1, 2, 3, 4, 6, 7, 8),
-        "02": (1, 2, 4, 5, 8),
-        "03": (0, 1, 2, 3, 4, 5, 6),
-        "04": (1, 2, 3, 4, 6),
-        "05": (0, 1, 2, 4, 5, 7),
+        "02": (1, 2, 5, 8),
+        "03": (1, 2, 4, 5, 6),
+        "04": (1, 2, 3, 4),
+        "05": (1, 2, 4, 7),
+        "06": (1, 5, 6),
+        "07": (1, 2, 3),
         "08": (7,),
     },
 }
@@ -130,7 +134,7 @@ def dress(notebook: NotebookNode, name: str) -> NotebookNode:
     return notebook
 
 
-# ---- times and paths ---------------------------------------------------------------------------
+# ---- paths -----------------------------------------------------------------------------------
 
 
 def minutes(cells: list[NotebookNode], read: bool = False) -> float:
@@ -163,11 +167,8 @@ def headline(notebook: NotebookNode) -> str:
 
 
 def tables(notebooks: dict[str, NotebookNode]) -> str:
-    """What notebooks/README.md says of times and paths, as Markdown."""
-    lines = ["| notebook | | minutes to read |", "| --- | --- | --- |"]
-    for name, notebook in notebooks.items():
-        read = minutes(notebook.cells, read=True)
-        lines.append(f"| [{name[:2]}]({name}) | {headline(notebook)} | {5 * round(read / 5)} |")
+    """What notebooks/README.md says of the paths, as Markdown."""
+    lines: list[str] = []
     for path, chosen in PATHS.items():
         lines += ["", f"| in {path} minutes | sections | minutes |", "| --- | --- | --- |"]
         total = 0.0
@@ -180,7 +181,7 @@ def tables(notebooks: dict[str, NotebookNode]) -> str:
                 )
                 total += spent
         lines.append(f"| and for questions | | {float(path) - total:.0f} |")
-    return "\n".join(lines)
+    return "\n".join(lines).strip()
 
 
 def tabled(text: str, notebooks: dict[str, NotebookNode]) -> str:
