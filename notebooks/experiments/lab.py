@@ -8,6 +8,7 @@ Letters: N pairs, M held-out scenes, C h w latent, H W pixels, T frames.
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -106,7 +107,7 @@ class Lab:
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
             latents = torch.cat([self.backbone.encode(part) for part in pixels.split(16)])
-            scratch = file.with_suffix(f".{torch.initial_seed()}-{id(pixels)}")
+            scratch = file.with_suffix(f".{os.getpid()}")
             save_file({"latents": latents.contiguous()}, scratch)
             scratch.replace(file)
         return load_file(file)["latents"]
