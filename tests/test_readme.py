@@ -191,6 +191,22 @@ def test_tables_of_the_bench_are_those_of_its_rows(tmp_path, monkeypatch):
     assert {name: (tmp_path / name).read_text() for name in made} == committed
 
 
+def test_rows_of_a_run(tmp_path, monkeypatch):
+    folder = tmp_path / "runs/bench/wan-rain"
+    folder.mkdir(parents=True)
+    reported = ["picture,psnr,ssim,change", "degraded,18.0,0.3,0.02", "no prompt,17.0,0.4,0.03"]
+    reported += ["restored,20.25,0.8,0.015", "clean,inf,1.0,0.01"]
+    (folder / "results.csv").write_text("\n".join(reported) + "\n")
+    monkeypatch.setattr(degradations, "ROOT", tmp_path)
+    rows = degradations.rows_of("wan", "rain", 61.7)
+    assert [row["flicker"] for row in rows] == [2, 3, 1.5, 1]
+    assert [row.get("gain") for row in rows] == [None, -1, 2.25, None]
+    assert {(row["degradation"], row["seconds"]) for row in rows} == {("rain", 62)}
+    whole = degradations.whole_table(rows)
+    assert "| rain | 18.00 / 0.300 | 17.00 / 0.400 | 20.25 / 0.800 | +2.25 dB |" in whole
+    assert "| 2.0 / 3.0 / 1.5 | 62 s |" in whole
+
+
 def test_printed_lines_are_those_of_the_table():
     printed = (degradations.BENCH / "run.txt").read_text()
     with (degradations.BENCH / "degradations-flux.csv").open(newline="") as file:

@@ -39,7 +39,7 @@ BENCH = ROOT / "tests/bench"
 PICTURES = ROOT / "tinybridge/tiny"
 KINDS = tuple(degradations.KINDS)
 FIRST = 1_000_000  # of the held-out scenes; the first five are shown, not the best ones
-COLUMNS = "degradation picture psnr ssim change gain seconds"
+COLUMNS = "degradation picture psnr ssim change flicker gain seconds"
 
 # ---- the runs ----------------------------------------------------------------------------------
 
@@ -62,7 +62,8 @@ def learn(backbone: str, kind: str) -> tuple[str, float]:
 def rows_of(backbone: str, kind: str, seconds: float) -> list[dict]:
     """A row for each of degraded, no prompt, restored, and of clips clean, as the run reports.
 
-    gain: of no prompt over degraded, of restored over the better of the two, in dB.
+    gain: of no prompt over degraded, of restored over the better of the two, in dB. flicker:
+    change from frame to frame over that of the clean clips.
     """
     rows = []
     with (ROOT / folder(backbone, kind) / "results.csv").open(newline="") as file:
@@ -72,6 +73,8 @@ def rows_of(backbone: str, kind: str, seconds: float) -> list[dict]:
                 row[name] = round(float(found[name]), 4) if found.get(name) else ""
             rows.append(row | {"seconds": round(seconds)})
     degraded, alone, restored = rows[:3]
+    for row in rows:
+        row["flicker"] = round(row["change"] / rows[-1]["change"], 4) if row["change"] else ""
     alone["gain"] = round(alone["psnr"] - degraded["psnr"], 4)
     restored["gain"] = round(restored["psnr"] - max(degraded["psnr"], alone["psnr"]), 4)
     return rows
@@ -104,11 +107,10 @@ def whole_table(rows: list[dict]) -> str:
         cells = [kind, *(f"{m['psnr']:.2f} / {m['ssim']:.3f}" for m in shown)]
         cells.append(f"{found['restored']['gain']:+.2f} dB")
         if "clean" in found:
-            changes = [f"{m['change']:.4f}" for m in (*shown, found["clean"])]
-            cells.append(" / ".join(changes))
+            cells.append(" / ".join(f"{m['flicker']:.1f}" for m in shown))
         lines.append([*cells, f"{shown[0]['seconds']:.0f} s"])
     if "clean" in next(iter(by_kind(rows).values())):
-        heads.append("change: the three / clean")
+        heads.append("flicker of the three")
     return table([*heads, "time"], lines)
 
 
