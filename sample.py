@@ -50,6 +50,7 @@ def load_backbone(flags: argparse.Namespace, prompts: list, grid: bool) -> Backb
     place = flags.backbone, flags.weights
     where = {"length": length, "parts": weights.named_parts(flags.part)}
     where |= {"text": flags.text, "conditioning": flags.conditioning}
+    where |= {"weights_dtype": flags.weights_dtype, "offload": flags.offload}
     headers = weights.load_backbone(*place, "meta", **where)
     weights.check_prompts(headers, prompts, flags.prompt, flags.weights or "no --weights")
     if flags.size is not None:
@@ -217,6 +218,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--overlap", type=int, help="frames that two windows share; default: a third of a window")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    add("--weights-dtype", choices=("float8",), help=weights.FLOAT8)
+    add("--offload", action="store_true", help=weights.OFFLOAD)
     flags = parser.parse_args(argv)
     machine.show_any_name()
     try:

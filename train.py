@@ -152,6 +152,8 @@ def run(flags: argparse.Namespace) -> None:
         keep_encoder=tokens,
         parts=weights.named_parts(flags.part),
         conditioning=flags.conditioning,
+        weights_dtype=flags.weights_dtype,
+        offload=flags.offload,
     )
     backbone.grid = not flags.no_grid
     quiet = rank > 0
@@ -182,7 +184,7 @@ def learn(flags: argparse.Namespace, backbone: Backbone, pairs: Pairs, settings:
     if flags.degradation:
         prompt.meta["degradation"] = flags.degradation
     facts = {name: getattr(flags, name) for name in ("weights", "data", "degradation", "size")}
-    facts["conditioning"] = flags.conditioning
+    facts |= {"conditioning": flags.conditioning, "weights_dtype": flags.weights_dtype}
     try:
         loop.learn(backbone, prompt, pairs, settings, out, flags.resume, facts)
     except FloatingPointError as error:
@@ -225,6 +227,8 @@ def parse_flags(argv: list[str] | None) -> argparse.Namespace:
     add("--resume", action="store_true", help="go on with the run in --out")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    add("--weights-dtype", choices=("float8",), help=weights.FLOAT8)
+    add("--offload", action="store_true", help=weights.OFFLOAD)
     flags = parser.parse_args(argv)
     show_any_name()
     flags.degradation = flags.degradation or (None if flags.data else "haze")

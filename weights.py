@@ -48,9 +48,13 @@ from tinybridge.checkpoints.tensors import open_checkpoint
 
 PART = "PART=FILE: a part that lies elsewhere or beside another one, as umt5=FILE; repeatable"
 CONDITIONING = "file of `weights.py conditioning`, which stands for text encoder and tokenizer"
+FLOAT8 = "hold the blocks' weights in 8 bits: half of bfloat16's memory, some loss"
+OFFLOAD = "keep the blocks' weights in the host's memory, two at a time on the GPU; the same result"
 
 __all__ = [
     "CONDITIONING",
+    "FLOAT8",
+    "OFFLOAD",
     "PART",
     "TINY",
     "check_prompts",

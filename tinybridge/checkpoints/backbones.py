@@ -16,6 +16,7 @@ from tinybridge.checkpoints.conditioning import (
 )
 from tinybridge.checkpoints.conditioning_files import LONGEST, conditioning_for, write_conditioning
 from tinybridge.checkpoints.fit import check_fit
+from tinybridge.checkpoints.float8 import check_weights_dtype
 from tinybridge.checkpoints.folders import SHARED, family_of, find, home, lookalikes, search
 from tinybridge.checkpoints.identify import FAMILIES, KINDS
 from tinybridge.checkpoints.load import Device, Dtype, Opened, Where, build, open_part
@@ -37,6 +38,8 @@ def load_backbone(
     length: int | None = None,
     parts: Mapping[str, Where] | None = None,
     conditioning: Where | None = None,
+    weights_dtype: str | None = None,
+    offload: bool = False,
 ) -> Backbone:
     """A whole backbone, "flux" or "wan", from its folder; path None: the bundled tiny one.
 
@@ -47,10 +50,13 @@ def load_backbone(
     length: rows of text, None: 512, or 256 for FLUX.1-schnell, or 226 for WAN, at most as many as
     the tokenizer says. parts: files or folders of single parts, which are not looked for then.
     conditioning: a file of `save_conditioning`, which stands for the text encoders and tokenizers.
+    weights_dtype: "float8" holds the matrices of the transformer's blocks in 8 bits, see float8.py.
+    offload: the blocks' weights stay in the host's memory and stream, see offload.py.
     On the device "meta" nothing but headers is read: all shapes are there, and no value.
     """
     if conditioning and keep_encoder:
         raise ValueError(f"{conditioning}: tokens need the text encoder itself: leave this out")
+    check_weights_dtype(weights_dtype, device)
     files = backbone_files(name, path, parts, told=bool(conditioning))
     models = {part: open_part(part, file) for part, file in files.items() if part in KINDS}
     check_fit(FAMILIES[name], models, files)
@@ -62,10 +68,10 @@ def load_backbone(
         config, file = models[name].config, Path(conditioning)
         context, pooled = conditioning_for(file, name, config, longest, length, text)
     else:
-        context, pooled = text_conditioning(files, models, [text], longest, device)
+        context, pooled = text_conditioning(files, models, [text], longest, device, offload)
     backbone = Backbone(
         name,
-        build(models[name], device, dtype),
+        build(models[name], device, dtype, weights_dtype == "float8", offload),
         build(models[f"{name}_vae"], device, exact),
         context.to(device, dtype),
         pooled if pooled is None else pooled.to(device, dtype),
@@ -76,7 +82,8 @@ def load_backbone(
     if path is None and name == "wan":
         backbone.window = TINY_WINDOW
     if keep_encoder:
-        backbone.encoder = build(models["umt5" if name == "wan" else "t5"], device, dtype)
+        encoder = models["umt5" if name == "wan" else "t5"]
+        backbone.encoder = build(encoder, device, dtype, offload=offload)
         backbone.ids = token_ids(files, [text], longest).to(device)
     return backbone
 

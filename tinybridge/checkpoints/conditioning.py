@@ -1,6 +1,7 @@
 """What the text encoders make of a text, once: ids, encoders one at a time, a cache on disk."""
 
 import html
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,13 @@ def text_conditioning(
     texts: list[str],
     longest: int,
     device: Device,
+    offload: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """The rows of n texts [n, L, Dc] and CLIP's summaries [n, Dp], float32: cached on disk.
 
     The encoders among `models` are filled only where these texts have not met these files before
-    (cache.py), and one at a time. On the device "meta" there are shapes alone.
+    (cache.py), and one at a time; offload: T5 or UMT5 streams, see offload.py. On the device "meta"
+    there are shapes alone.
     """
     ids = token_ids(files, texts, longest)  # [n, L]
     name = "wan" if "umt5" in models else "flux"
@@ -95,7 +98,7 @@ def text_conditioning(
             f"{encoder.checkpoint.path}: its embedding has {encoder.config.vocab_size} rows, but "
             f"the text has a token of id {int(ids.max())}: leave that word out"
         )
-    encode = wan_text if name == "wan" else flux_text
+    encode = partial(wan_text if name == "wan" else flux_text, offload=offload)
     read = [file for part in ENCODERS if part in models for file in models[part].files()]
     for part, file in files.items():
         if part.endswith("tokens"):
@@ -112,9 +115,10 @@ def flux_text(
     texts: list[str],
     ids: Tensor,
     device: Device,
+    offload: bool,
 ) -> dict[str, Tensor]:
     """T5's rows of n texts, those of the padding too, and CLIP's summaries. ids [n, L]: T5's."""
-    t5 = build(models["t5"], device, None)
+    t5 = build(models["t5"], device, None, offload=offload)
     context = t5(ids.to(device))  # [n, L, Dc]
     del t5  # one encoder at a time
     clip = build(models["clip"], device, None)
@@ -129,9 +133,11 @@ def wan_text(
     texts: list[str],
     ids: Tensor,
     device: Device,
+    offload: bool,
 ) -> dict[str, Tensor]:
     """UMT5's rows of the true tokens of n texts, then zeros. ids [n, L]: UMT5's."""
     end = (ids != 0).int().cumsum(1).argmax(1, keepdim=True)  # [n, 1], the last true token
     mask = (torch.arange(ids.shape[1]) <= end).to(device)  # [n, L]
-    context = build(models["umt5"], device, None)(ids.to(device), mask)  # [n, L, Dc]
+    umt5 = build(models["umt5"], device, None, offload=offload)
+    context = umt5(ids.to(device), mask)  # [n, L, Dc]
     return {"context": context.float() * mask[..., None]}

@@ -2,11 +2,13 @@
 
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from tinybridge.checkpoints.float8 import read_float8
 from tinybridge.checkpoints.layout import Has, Shape, Table, join, joined, plan
 from tinybridge.checkpoints.tensors import DTYPES, Checkpoint, values
 
@@ -57,14 +59,16 @@ def fill(
     dtype: torch.dtype,
     wide: tuple[str, ...] = (),
     twins: tuple[str, ...] = (),
-) -> None:
+    narrow: Collection[str] = (),
+) -> dict[str, Tensor]:
     """Give a model built on the meta device its tensors, one at a time, frozen.
 
     Every tensor of the file is used once and every tensor of the model is filled, otherwise one
     ValueError lists the first missing, unexpected and misshapen ones, before a value is read.
     On the device "meta" that check is all that happens. wide: modules and parameters by their
     name in the tree that are float32 at least, whatever dtype is. twins: two names that a file may
-    have for one tensor, the second of which is then only compared.
+    have for one tensor, the second of which is then only compared. narrow: names of matrices that
+    become float8; returned are the factors of their rows, by name.
     """
 
     def at(name: str) -> torch.dtype:
@@ -83,11 +87,14 @@ def fill(
     if torch.device(device).type == "meta":
         state = {name: meta.to(at(name)) for name, meta in wanted.items()}
         model.load_state_dict(state, assign=True)
-        return
+        return {}
     if both:
         one_embedding(checkpoint, twins)
-    state = {}
+    state, scales = {}, {}
     for name, (parts, rule) in rows.items():
+        if name in narrow:
+            state[name], scales[name] = read_float8(checkpoint, parts, rule, device)
+            continue
         found = [checkpoint.entries[part] for part in parts]
         plain = len({entry.dtype for entry in found}) == 1 and not checkpoint.scales.keys() & parts
         if rule.startswith("rows") and plain:
@@ -96,6 +103,7 @@ def fill(
             keep = rule in ("copy", "squeeze 1x1")
             state[name] = join([checkpoint.read(p, at(name), device, keep) for p in parts], rule)
     model.load_state_dict(state, assign=True)
+    return scales
 
 
 def account(

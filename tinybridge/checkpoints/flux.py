@@ -99,6 +99,8 @@ FLUX = Kind(
     },
     counts=("depth", "depth_single"),
     relatives={"kontext": "FLUX.1 Kontext", "krea": "FLUX.1 Krea"},
+    blocks="blocks",
+    ahead=("img_mod", "txt_mod", "modulation"),
 )
 
 # ----------------------------------------------------------------------------- the autoencoder
@@ -267,6 +269,7 @@ T5 = Kind(
         "is_gated_act": (True,),
     },
     counts=("num_layers",),
+    blocks="encoder.block",
 )
 
 # -------------------------------------------------------------------------------- the backbone

@@ -49,7 +49,9 @@ class Kind:
     endings: of names, as others spell them -> ours. counts: fields of the config that the file
     must have tensors for. relatives: patterns of file names -> the model with the same shapes.
     expected: what a config.json may say of how it is computed, if it says anything.
-    others: values of a config.json that tell a model with the same shapes.
+    others: values of a config.json that tell a model with the same shapes. blocks: where its blocks
+    lie, in the order of their use, and ahead: beginnings of names of their linears that are read
+    for all blocks before the first one runs (offload.py).
     """
 
     name: str
@@ -74,6 +76,8 @@ class Kind:
     relatives: dict[str, str] = field(default_factory=dict)
     expected: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     others: dict[str, dict[Any, str]] = field(default_factory=dict)
+    blocks: str = ""
+    ahead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

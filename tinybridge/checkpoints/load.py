@@ -4,6 +4,7 @@ The rows that say what a model's files are like are in flux.py and wan.py, one a
 """
 
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 
 from tinybridge import wan_vae
 from tinybridge.checkpoints.configs import read_config
+from tinybridge.checkpoints.fetched import fetched, linears
 from tinybridge.checkpoints.fill import fill, lookup
 from tinybridge.checkpoints.folders import find, home
 from tinybridge.checkpoints.identify import FAMILIES, KINDS, identify, plain
 from tinybridge.checkpoints.layout import Kind, Table
+from tinybridge.checkpoints.offload import stream_blocks
 from tinybridge.checkpoints.relatives import check_names, check_pipeline
 from tinybridge.checkpoints.scales import take_scales
 from tinybridge.checkpoints.tensors import Checkpoint, open_checkpoint
@@ -128,8 +131,14 @@ def configure(kind: Kind, checkpoint: Checkpoint, table: Table | None) -> Any:
 # ------------------------------------------------------------------------------------- values
 
 
-def build(opened: Opened, device: Device, dtype: Dtype) -> Any:
-    """The model of an opened checkpoint, filled, frozen, in eval mode."""
+def build(
+    opened: Opened, device: Device, dtype: Dtype, float8: bool = False, offload: bool = False
+) -> Any:
+    """The model of an opened checkpoint, filled, frozen, in eval mode.
+
+    float8: the matrices of its blocks are held in 8 bits, see float8.py. offload: they stay on the
+    host, see offload.py. Both are for models whose row says where the blocks lie.
+    """
     kind, checkpoint = opened.kind, opened.checkpoint
     try:
         with torch.device("meta"):
@@ -141,7 +150,18 @@ def build(opened: Opened, device: Device, dtype: Dtype) -> Any:
         dtype = checkpoint.dtype()
         if dtype == torch.float16 and not kind.half:
             dtype = torch.float32
-    fill(model, checkpoint, opened.table, device, dtype, kind.float32, kind.twins)
+    offload = offload and torch.device(device).type != "meta"
+    blocks = list(attrgetter(kind.blocks)(model)) if float8 or offload else []
+    inside = {linear for block in blocks for linear in linears(block).values()}
+    matrices = {f"{name}.weight": part for name, part in linears(model).items() if part in inside}
+    place, narrow = "cpu" if offload else device, matrices if float8 else ()
+    options = kind.float32, kind.twins, narrow
+    scales = fill(model, checkpoint, opened.table, place, dtype, *options)
+    for name, scale in scales.items():
+        weight = fetched(matrices[name])
+        weight.dtype, weight.scale = dtype, scale.to(device)
+    if offload:
+        stream_blocks(model, blocks, torch.device(device), kind.ahead)
     return model
 
 

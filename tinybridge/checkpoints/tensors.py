@@ -84,16 +84,19 @@ class Checkpoint:
         entry, scale = self.entries[name], self.scales.get(name)
         same = DTYPES[entry.dtype] == dtype and torch.device(device).type == "cpu" and not scale
         if same and keep and entry.start is not None:
-            return self.handles[entry.file].get_tensor(entry.key)
+            return self.stored(entry, keep)
         tensor = self.stored(entry)
         if scale:
             factor = self.stored(scale).float().flatten()  # [1] or [rows]
             tensor = tensor.float() * factor.view(-1, *[1] * (tensor.dim() - 1))
         return tensor.to(device, dtype)
 
-    def stored(self, entry: Entry) -> Tensor:
-        """A tensor as it is on the disk, in memory of its own; a pickle's stays mapped."""
-        return self.handles[entry.file][entry.key] if entry.start is None else values(entry)
+    def stored(self, entry: Entry, keep: bool = False) -> Tensor:
+        """A tensor as it is on the disk, in memory of its own unless keep; a pickle's is mapped."""
+        handle = self.handles[entry.file]
+        if entry.start is None:
+            return handle[entry.key]
+        return handle.get_tensor(entry.key) if keep else values(entry)
 
     def check_values(self) -> None:
         """Read every value; ValueError names the first tensor that has NaN or infinity, or a

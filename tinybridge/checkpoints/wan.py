@@ -114,6 +114,8 @@ WAN = Kind(
         "model_type": ("t2v",),  # the vendor's
     },
     counts=("depth",),
+    blocks="blocks",
+    ahead=("cross_attn.k", "cross_attn.v"),
     relatives={
         r"wan[-_ .]?2[-_.]?2|(high|low)[-_]noise": "an expert of WAN 2.2",
         r"causvid|self[-_]?forcing|lightx2v|fusionx|turbo": "a distilled WAN",
