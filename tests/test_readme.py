@@ -61,6 +61,12 @@ def test_the_way_of_counting():
         reading.place("a", "b")
 
 
+def test_how_long_readme_is_beside_others_is_told():
+    ours, *others = reading.readmes(None)
+    assert ours in reading.TABLE.read_text(encoding="utf-8"), "run python -m tests.bench.front"
+    assert len(others) == len(reading.OTHERS)
+
+
 # ---- names -------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ In README.md and the READMEs of the wings it makes anew
 - the notebooks: behind `<!-- notebooks -->`, from the files themselves;
 - what a command printed: the block of code behind `<!-- printed: FILE -->`;
 - how long a file is: the number in `[name](file.py), 240 lines`, in tens;
-and in notebooks/minimal.py what it prints, which is what train.py does.
+and in notebooks/minimal.py what it prints, which is what train.py does; then it makes reading.md.
 """
 
 import re
@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 
 from notebooks import lecture
+from tests.bench import reading
 from tinybridge.data.tables import load_table
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +101,7 @@ def main() -> None:
         if new != page.read_text(encoding="utf-8"):
             page.write_text(new, encoding="utf-8")
             print(f"{page.relative_to(ROOT)}: made anew")
+    reading.TABLE.write_text(reading.page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -134,15 +134,13 @@ def notebooks() -> list[str]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--others", type=Path, help="folder with the texts of other READMEs")
-    flags = parser.parse_args()
+def page(folder: Path | None = None) -> str:
+    """The whole of reading.md; folder: where the texts of others are."""
     lines = [
         "| README | words | lines of code | pictures | minutes | what for: line / minute "
         "| how it works: line / minute |",
         "|---|---|---|---|---|---|---|",
-        *readmes(flags.others),
+        *readmes(folder),
         "",
         SAID,
         "",
@@ -150,8 +148,15 @@ def main() -> None:
         "|---|---|---|---|---|---|---|",
         *notebooks(),
     ]
-    TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--others", type=Path, help="folder with the texts of other READMEs")
+    flags = parser.parse_args()
+    TABLE.write_text(page(flags.others), encoding="utf-8")
+    print(TABLE.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
