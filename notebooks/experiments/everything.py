@@ -66,7 +66,7 @@ def rate_jobs(budget: Budget, only: list[str]) -> list[Job]:
     backbones = []
     if set(only) - {"video"}:
         backbones.append("flux")
-    if "video" in only:
+    if {"video", "steps"} & set(only):
         backbones.append("wan")
     found = []
     for backbone in backbones:
@@ -84,7 +84,7 @@ def jobs(budget: Budget, only: list[str], seeds: int) -> list[Job]:
             if name not in only:
                 continue
             for key in experiment.jobs(budget, seed):
-                backbone = key.pop("model_folder", "wan" if name == "video" else "flux")
+                backbone = key.pop("backbone", "wan" if name == "video" else "flux")
                 job = Job(name, backbone, tuple(key.items()))
                 ranked.append((rank(budget, name, key), job))
     ranked.sort(key=lambda pair: pair[0])  # stable: seeds and experiments keep their order

@@ -44,7 +44,7 @@ def jobs(budget: Budget, seed: int) -> list[dict]:
     found = []
     for model in models if budget.name == "full" else models[:1]:
         seen, pretraining = described(model)
-        about = {"model_folder": model, "seen": seen, "pretraining": pretraining, "seed": seed}
+        about = {"backbone": model, "seen": seen, "pretraining": pretraining, "seed": seed}
         kinds = budget.kinds if pretraining == USUAL else budget.two
         for kind in kinds:
             key = about | {"degradation": kind}

@@ -39,27 +39,32 @@ RUNS = [  # states, loss, sampler, noise; the paper's three first, then the cure
 ]
 
 
+ON_CLIPS = [RUNS[k] for k in (0, 1, 5, 6, 7)]  # those that WAN is asked, too
+
+
 def jobs(budget: Budget, seed: int) -> list[dict]:
     """All calls of a run belong to one job."""
     names = ("states", "loss", "sampler", "noise")
-    runs = RUNS if budget.name == "full" else RUNS[-3:]
-    return [
-        {"degradation": kind, "seed": seed} | dict(zip(names, run, strict=True))
-        for run in runs
-        for kind in budget.two
-    ]
+    places = [("flux", kind) for kind in budget.two] + [("wan", budget.two[0])]
+    found = []
+    for run in RUNS if budget.name == "full" else RUNS[-4:]:
+        key = dict(zip(names, run, strict=True))
+        for backbone, kind in places:
+            if backbone == "flux" or run in ON_CLIPS:
+                found.append(key | {"backbone": backbone, "degradation": kind, "seed": seed})
+    return found
 
 
 def run(lab: Lab, key: dict) -> dict[str, list[dict]]:
     """The curve over calls, and the inside of the longest of the usual walks."""
     recipe = Recipe(key["degradation"], key["seed"], key["states"], key["loss"])
     velocity = velocity_of(lab, [learned(lab, recipe)])
-    many = lab.budget.scenes // 2
-    held = lab.held_out(key["degradation"], count=max(2, many))
+    many = lab.budget.wan_scenes if lab.wan else lab.budget.scenes
+    held = lab.held_out(key["degradation"], count=max(2, many // 2))
     inside = lab.budget.calls[-1]
     steps, walks = [], []
     curve = lab.budget.curve
-    if key["degradation"] != lab.budget.two[0]:  # of the others the ends and the middle
+    if lab.wan or key["degradation"] != lab.budget.two[0]:  # there the ends and the middle
         curve = (1, *lab.budget.calls)
     for calls in curve:
         draws = []
@@ -77,9 +82,10 @@ def run(lab: Lab, key: dict) -> dict[str, list[dict]]:
 
 
 def judged(draws: torch.Tensor, clean: torch.Tensor) -> dict[str, float]:
-    """Of pictures [K, M, 3, H, W] restored from K draws of noise."""
+    """Of pictures or clips [K, M, 3, ...] restored from K draws of noise."""
     found = analysis.bias_variance(draws, clean)
-    found["psnr"] = psnr(draws.flatten(0, 1), clean.repeat(len(draws), 1, 1, 1)).mean().item()
+    both = draws.flatten(0, 1), clean.expand_as(draws).flatten(0, 1)  # [KM, 3, ...]
+    found["psnr"] = psnr(*both).mean().item()
     found["sharpness"] = analysis.sharpness(draws[0], clean)
     return {name: round(value, 6) for name, value in found.items()}
 

@@ -60,7 +60,7 @@ def test_every_experiment_makes_its_rows_and_goes_on(name, store, tmp_path, caps
         assert set(rows["model"]) and (rows["commit"].astype(str) != "").all()
         numbers = rows.select_dtypes("number")
         assert numbers.notna().all(axis=None)
-    assert len(table.read(tmp_path / "rates.csv")) == 1
+    assert set(table.read(tmp_path / "rates.csv")["what"]) == {"desired x0"}
     file = tmp_path / everything.table_of(experiment)
     before = file.read_bytes()
     capsys.readouterr()
@@ -136,6 +136,9 @@ def test_seed_after_seed_and_every_key_once():
     assert seeds[:1] == [0] and set(seeds) == {0, 1, 2}
     early = seeds[: seeds.index(1)]
     assert set(early) == {0} and set(calls[: len(early)]) == {4, 20}
+    names = {job.backbone for job in jobs if job.experiment == "steps"}
+    assert names == {"flux", "wan"}  # both, and WAN's videos beside them
+    assert {job.backbone for job in jobs if job.experiment == "video"} == {"wan"}
     whole = [job for job in jobs if everything.rank(lab.FULL, job.experiment, dict(job.key)) < 3]
     assert jobs[: len(whole)] == whole  # what says little comes last
     for seed in range(3):
