@@ -26,10 +26,10 @@ TABLES = {flux: FLUX_TABLE, wan: WAN_TABLE}
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
 
-def load(oracle, file: Path, dtype=torch.float32, **how):
+def load(oracle, file: Path, dtype=torch.float32, device="cpu", **how):
     """The transformer in a file, as a backbone would hold it."""
     name, config = ("flux", flux.tiny().config) if oracle is flux else ("wan", wan.tiny().config)
-    return build(open_model(name, file, config), "cpu", dtype, **how)
+    return build(open_model(name, file, config), device, dtype, **how)
 
 
 def saved(oracle, folder: Path, layout: str, dtype=torch.float32) -> tuple[Path, dict[str, Tensor]]:
@@ -109,10 +109,14 @@ def test_what_is_not_finite_does_not_become_finite(bad):
 def test_matrices_of_blocks_are_a_byte_a_value_and_the_rest_is_as_it_was(tmp_path, oracle, layout):
     file, _ = saved(oracle, tmp_path, layout)
     model, whole = load(oracle, file, float8=True), load(oracle, file)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, whole.state_dict()[name]), name
-    gone = whole.state_dict().keys() - model.state_dict().keys()
-    assert gone == {name for name, part in whole.state_dict().items() if of_a_block(name, part)}
+    of_model, of_whole = model.state_dict(), whole.state_dict()
+    for name in of_model.keys() & of_whole.keys():
+        assert torch.equal(of_model[name], of_whole[name]), name
+    gone = of_whole.keys() - of_model.keys()
+    assert gone == {name for name, part in of_whole.items() if of_a_block(name, part)}
+    stems = {name.removesuffix("weight") for name in gone}
+    beside = {stem + part for stem in stems for part in ("stored", "row_scale")}
+    assert of_model.keys() - of_whole.keys() == beside
     found = matrices(model)
     assert len(found) == len(gone) == (8 * 2 + 2 * 2 + 3 * 3 if oracle is flux else 4 * 10)
     for weight in found:
@@ -141,20 +145,13 @@ def test_velocities_and_gradients_are_near_those_of_the_whole_weights(tmp_path, 
 @both_layouts
 def test_streaming_copies_the_bytes_and_changes_nothing(tmp_path, oracle, layout):
     file, _ = saved(oracle, tmp_path, layout)
-    for dtype in (torch.float32, torch.bfloat16):
-        resident = load(oracle, file, dtype, float8=True)
-        streaming = load(oracle, file, dtype, float8=True, offload=True)
-        ring = matrices(streaming)[0].place.func.__self__
-        wide = load(oracle, file, dtype, offload=True).blocks[0]
-        of_wide = next(iter(linears(wide).values())).weight.place.func.__self__
-        assert len(of_wide.buffers[0]) == dtype.itemsize * len(ring.buffers[0])
-        for checkpointing in (False, True):
-            pairs = zip(
-                outcome(oracle, resident, checkpointing),
-                outcome(oracle, streaming, checkpointing),
-                strict=True,
-            )
-            assert all(torch.equal(a, b) for a, b in pairs)
+    resident = load(oracle, file, torch.bfloat16, float8=True)
+    streaming = load(oracle, file, torch.bfloat16, float8=True, offload=True)
+    wide = load(oracle, file, torch.bfloat16, offload=True)
+    assert 2 * len(streaming.ring0) == len(wide.ring0) == len(wide.ring1)
+    for checkpointing in (False, True):
+        want, found = (outcome(oracle, m, checkpointing) for m in (resident, streaming))
+        assert all(torch.equal(a, b) for a, b in zip(want, found, strict=True))
 
 
 @both
@@ -178,6 +175,30 @@ def test_one_weight_is_decoded_at_a_time_forward_and_backward(tmp_path, oracle, 
     finally:
         gc.enable()
     assert len(alive) > 200 and most[0] == 1
+
+
+@both
+def test_headers_alone_tell_what_the_device_will_hold(tmp_path, oracle):
+    file, _ = saved(oracle, tmp_path, "vendor")
+    sizes = []
+    for float8 in (False, True):
+        for offload in (False, True):
+            how = {"float8": float8, "offload": offload}
+            held, told = (
+                sum(part.nbytes for part in model.state_dict().values())
+                for model in (load(oracle, file, **how), load(oracle, file, device="meta", **how))
+            )
+            assert held == told
+            sizes.append(held)
+    whole, streaming, bits, both_of_them = sizes
+    assert both_of_them < min(streaming, bits) and max(streaming, bits) < whole
+    headers = load(oracle, file, device="meta", float8=True, offload=True)
+    given = {name: value.to("meta") for name, value in one_text(oracle.inputs()).items()}
+    prompt = oracle.a_prompt()
+    for name, part in vars(prompt).items():
+        setattr(prompt, name, part.to("meta").requires_grad_())
+    headers(**given, prompt=prompt).square().mean().backward()
+    assert all(part.grad.is_meta for part in vars(prompt).values())
 
 
 # ---- files of float8 ---------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from tinybridge.checkpoints.float8 import read_float8
+from tinybridge.checkpoints.float8 import KIND, read_float8
 from tinybridge.checkpoints.layout import Has, Shape, Table, join, joined, plan
 from tinybridge.checkpoints.tensors import DTYPES, Checkpoint, values
 
@@ -85,9 +85,10 @@ def fill(
     account(used, rows, {name: tuple(meta.shape) for name, meta in wanted.items()})
     model.eval().requires_grad_(False)
     if torch.device(device).type == "meta":
-        state = {name: meta.to(at(name)) for name, meta in wanted.items()}
+        kinds = {name: KIND if name in narrow else at(name) for name in wanted}
+        state = {name: meta.to(kinds[name]) for name, meta in wanted.items()}
         model.load_state_dict(state, assign=True)
-        return {}
+        return {name: wanted[name].new_empty(len(wanted[name])) for name in narrow}
     if both:
         one_embedding(checkpoint, twins)
     state, scales = {}, {}

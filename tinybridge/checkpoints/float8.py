@@ -11,7 +11,8 @@ from torch import Tensor
 from tinybridge.checkpoints.layout import join
 from tinybridge.checkpoints.tensors import FLOAT8, Checkpoint
 
-LARGEST = torch.finfo(torch.float8_e4m3fn).max
+KIND = torch.float8_e4m3fn
+LARGEST = torch.finfo(KIND).max
 SMALLEST = torch.finfo(torch.float32).tiny  # factor of a row of zeros, and of rows near them
 
 
@@ -27,7 +28,7 @@ def encode(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Values [rows, D] in e4m3 and factors [rows] in float32, whose product is about the weight."""
     weight = weight.float()
     scale = (weight.abs().amax(1) / LARGEST).clamp(min=SMALLEST)  # [rows]
-    return (weight / scale[:, None]).to(torch.float8_e4m3fn), scale
+    return (weight / scale[:, None]).to(KIND), scale
 
 
 def read_float8(

@@ -150,16 +150,21 @@ def build(
         dtype = checkpoint.dtype()
         if dtype == torch.float16 and not kind.half:
             dtype = torch.float32
-    offload = offload and torch.device(device).type != "meta"
     blocks = list(attrgetter(kind.blocks)(model)) if float8 or offload else []
     inside = {linear for block in blocks for linear in linears(block).values()}
     matrices = {f"{name}.weight": part for name, part in linears(model).items() if part in inside}
-    place, narrow = "cpu" if offload else device, matrices if float8 else ()
-    options = kind.float32, kind.twins, narrow
-    scales = fill(model, checkpoint, opened.table, place, dtype, *options)
+    first = "cpu" if offload and torch.device(device).type != "meta" else device
+    options = kind.float32, kind.twins, matrices if float8 else ()
+    scales = fill(model, checkpoint, opened.table, first, dtype, *options)
     for name, scale in scales.items():
-        weight = fetched(matrices[name])
+        linear = matrices[name]
+        weight = fetched(linear)
         weight.dtype, weight.scale = dtype, scale.to(device)
+        linear.register_buffer(
+            "row_scale", weight.scale
+        )  # a state_dict has all that the device has
+        if not offload:
+            linear.register_buffer("stored", weight.stored)
     if offload:
         stream_blocks(model, blocks, torch.device(device), kind.ahead)
     return model

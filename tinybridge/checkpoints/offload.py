@@ -81,4 +81,6 @@ def stream_blocks(
         for i, unit in enumerate(row):
             for index, weight in enumerate(unit):
                 weight.place = partial(ring.get, row, i, index)
+    for k, buffer in enumerate(ring.buffers):
+        model.register_buffer(f"ring{k}", buffer)
     model.to(device)
