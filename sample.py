@@ -59,6 +59,8 @@ def load_backbone(flags: argparse.Namespace, prompts: list, grid: bool) -> Backb
     backbone.grid, backbone.tile = grid, flags.tile
     if flags.size is not None:
         backbone.size = flags.size
+    if flags.compile:
+        machine.compile_blocks(backbone.model)
     return backbone
 
 
@@ -220,6 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     add("--weights-dtype", choices=("float8",), help=weights.FLOAT8)
     add("--offload", action="store_true", help=weights.OFFLOAD)
+    add("--compile", action="store_true", help=machine.COMPILE)
     flags = parser.parse_args(argv)
     machine.show_any_name()
     try:

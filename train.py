@@ -38,7 +38,9 @@ from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restoration import restore
 from tinybridge.training import loop, run_state
 from tinybridge.training.machine import (
+    COMPILE,
     Terminated,
+    compile_blocks,
     halved,
     one_line,
     pick_device,
@@ -156,6 +158,8 @@ def run(flags: argparse.Namespace) -> None:
         offload=flags.offload,
     )
     backbone.grid = not flags.no_grid
+    if flags.compile:
+        compile_blocks(backbone.model)
     quiet = rank > 0
     if flags.data is None:
         drawn = flags.degradation, side, frames, flags.seed
@@ -185,6 +189,7 @@ def learn(flags: argparse.Namespace, backbone: Backbone, pairs: Pairs, settings:
         prompt.meta["degradation"] = flags.degradation
     facts = {name: getattr(flags, name) for name in ("weights", "data", "degradation", "size")}
     facts |= {"conditioning": flags.conditioning, "weights_dtype": flags.weights_dtype}
+    facts["compile"] = flags.compile or None  # None: as in the states of older runs
     try:
         loop.learn(backbone, prompt, pairs, settings, out, flags.resume, facts)
     except FloatingPointError as error:
@@ -229,6 +234,7 @@ def parse_flags(argv: list[str] | None) -> argparse.Namespace:
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     add("--weights-dtype", choices=("float8",), help=weights.FLOAT8)
     add("--offload", action="store_true", help=weights.OFFLOAD)
+    add("--compile", action="store_true", help=COMPILE)
     flags = parser.parse_args(argv)
     show_any_name()
     flags.degradation = flags.degradation or (None if flags.data else "haze")

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from tinybridge.data.left_out import shown
 from tinybridge.windows import out_of_memory
@@ -46,6 +47,28 @@ def one_line(error: BaseException) -> str:
     if not isinstance(error, ValueError | OSError):
         text = (text.splitlines() or [""])[0]
     return shown(text) or type(error).__name__
+
+
+# ---- compiled blocks ----------------------------------------------------------------------------
+
+COMPILE = "compile the model's blocks: the first step takes minutes, later ones less time"
+
+
+def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
+    """Compiles the blocks of a model, which differ in weights alone: each kind once, for all.
+
+    ValueError in one line where no compiler works here: something small is tried first, for what
+    can be wrong (no g++, no Triton, no folder to write to) only a compiler can tell.
+    """
+    try:
+        torch.compile(torch.cos, backend=backend)(next(model.parameters())[:1])
+    except Exception as error:
+        raise ValueError(
+            f"--compile: no compiler that works is found here ({one_line(error)}); install one "
+            "(g++ for a CPU, Triton for a GPU) or leave --compile out"
+        ) from None
+    for block in model.blocks:
+        block.compile(backend=backend)
 
 
 # ---- several processes -------------------------------------------------------------------------

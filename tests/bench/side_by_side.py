@@ -1,0 +1,118 @@
+"""Ours against the authors' formulas on diffusers' modules: equal results, then time and memory.
+
+    python -m tests.bench.side_by_side --out tests/bench/side_by_side.md    # minutes on one core
+    python -m tests.bench.side_by_side --small                              # that it runs: seconds
+
+What is done stands in two_ways.py. Ours and theirs run in turn, A B A B, and a ratio is of two
+calls that followed each other; its median is shown. Time is the processor's, memory the rise of the
+peak resident set in a call of its own. A result that is not theirs ends it.
+"""
+
+import argparse
+import ctypes
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import diffusers
+import torch
+from torch import Tensor
+
+from tests.bench.loading import machine
+from tests.bench.two_ways import MIDDLE, SMALL, Pair, pairs
+from tests.bench.wan_vae import resident
+from tests.oracles import plain
+
+GOALS = {  # ours to theirs, at most
+    "flux": {"forward": 1.0, "training step": 1.0, "restoration": 1.0},
+    "wan": {"forward": 0.85, "restoration": 0.8},
+}
+
+
+def first_call(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
+    """The result, and MiB that the peak resident set rose by."""
+    ctypes.CDLL(None).malloc_trim(0)  # or what was freed before would hide a rise
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    result = run()
+    return result, resident("VmHWM") - before
+
+
+def seconds(run: Callable[[], Tensor]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def measure(backbone: str, pair: Pair, rounds: int) -> tuple[str, float]:
+    """A row of the table, and the median ratio. SystemExit where the results differ."""
+    if not pair.long:  # the first call of all chooses kernels
+        pair.ours()
+        pair.theirs()
+    got, our_memory = first_call(pair.ours)
+    want, their_memory = first_call(pair.theirs)
+    apart = plain.error(got, want)
+    if not apart <= pair.bound:
+        raise SystemExit(f"error: {backbone}, {pair.name}: differs by {apart:.1e}, no figures")
+    ours, theirs = [], []
+    for _ in range(1 + rounds // 4 if pair.long else rounds):
+        ours.append(seconds(pair.ours))
+        theirs.append(seconds(pair.theirs))
+    ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
+    ratio = statistics.median(ratios)
+    cells = [backbone.upper(), pair.name, f"{apart:.0e}"]
+    cells += [f"{statistics.median(ours):.2f}", f"{statistics.median(theirs):.2f}"]
+    cells += [f"{ratio:.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"]
+    cells += [f"{our_memory:.0f}", f"{their_memory:.0f}"]
+    return f"| {' | '.join(cells)} |", ratio
+
+
+def verdict(backbone: str, name: str, ratio: float) -> list[str]:
+    """Whether a goal is met, in a line; none where there is no goal."""
+    goal = GOALS[backbone].get(name.split(",")[0])
+    if goal is None or "compiled" in name:
+        return []
+    met = "met" if round(ratio, 2) <= goal else "NOT met"
+    return [f"- {backbone.upper()}, {name}: {ratio:.2f}, goal {goal}: {met}"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", choices=("flux", "wan"), help="default: both")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--small", action="store_true", help="tiny models, one round")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(argv)
+    diffusers.utils.logging.set_verbosity_error()
+    sizes, rounds = (SMALL, 1) if args.small else (MIDDLE, args.rounds)
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        print(line, flush=True)
+
+    say("# Ours and the authors' formulas on diffusers' modules, side by side\n")
+    say(f"{machine()} Threads: {torch.get_num_threads()}, rounds: {rounds}.\n")
+    say("| | | difference | ours: s | theirs: s | ratio | of a round | ours: MiB | theirs: MiB |")
+    say("|---|---|---|---|---|---|---|---|---|")
+    verdicts: list[str] = []
+    for name in (args.backbone,) if args.backbone else ("flux", "wan"):
+        with tempfile.TemporaryDirectory() as folder:
+            for pair in pairs(name, sizes[name], Path(folder), args.only):
+                line, ratio = measure(name, pair, rounds)
+                say(line)
+                verdicts += verdict(name, pair.name, ratio)
+    say("")
+    for line in verdicts:
+        say(line)
+    say("\nOn a GPU: not measured, there was none.")
+    if args.out:
+        args.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
