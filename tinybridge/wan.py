@@ -9,7 +9,7 @@ S told times.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -102,8 +102,13 @@ def attend(q: Tensor, memory: tuple[Tensor, Tensor], bias: Tensor | None = None)
 
 
 def padding(context: Tensor) -> int:
-    """How many rows at the end of context [1, L, Dc] are equal to the last one: 1 .. L."""
-    alike = (context[0] == context[0, -1]).all(1)  # [L]
+    """How many rows at the end of context [B, L, Dc] are equal to the last one: 1 .. L.
+
+    1 for rows that gradients must reach, each by itself, and for rows without values.
+    """
+    if context.requires_grad or context.is_meta:
+        return 1
+    alike = (context == context[:, -1:]).all(2).all(0)  # [L]
     return int(alike.flip(0).cumprod(0).sum())
 
 
@@ -237,7 +242,8 @@ class Wan(nn.Module):
         rope = rope_table(grid(T, H // 2, W // 2, device=x.device), axes, 10_000, dtype)
         if not isinstance(prompt, Terms):  # a raw prompt or none: gradients reach it
             text = self.text_embedding(context.to(dtype))  # [B or 1, L, D]
-            prompt = Terms(self.terms(text, [] if prompt is None else [prompt]))
+            prompts = [] if prompt is None else [prompt]
+            prompt = Terms(self.terms(text, prompts, padding(context)))
         mod = self.modulation(t) if prompt.times is None else prompt.at(t)  # [B, 7, D]
         blocks = checkpointed(self.blocks, self.checkpointing)
 
@@ -257,13 +263,14 @@ class Wan(nn.Module):
         both = torch.cat((six, e[:, None]), 1)  # [B, 7, D]
         return both.to(torch.promote_types(both.dtype, torch.float32))
 
-    def terms(self, text: Tensor, prompts: list[PromptLike]) -> list[Term]:
-        """Keys and values of E = text [B or 1, L, D], and of E + P for K prompts: n Terms.
+    def terms(self, text: Tensor, prompts: list[PromptLike], n: int = 1) -> list[Term]:
+        """Keys and values of E = text [B or 1, L, D], and of E + P for K prompts: one for a block.
 
-        ValueError: a prompt of another model or another number of text rows.
+        n: so many equal rows end the text. They become one key with + log n, which weighs the same
+        in a softmax. ValueError: a prompt of another model or another number of text rows.
         """
-        rows, width = text.shape[1:]
-        want = (rows, width, len(self.blocks))
+        L, width = text.shape[1:]
+        want = (L, width, len(self.blocks))
         for prompt in prompts:
             found = (*prompt.residual.shape, len(prompt.gates))
             if found != want:
@@ -271,14 +278,18 @@ class Wan(nn.Module):
                     "prompt has {} rows of width {} and {} gates, "
                     "this WAN with its text {} rows of width {} and {} blocks".format(*found, *want)
                 )
+        folded, bias = text[:, : L - n + 1], None  # [B or 1, L', D]
+        if n > 1:
+            bias = text.new_zeros(folded.shape[1])  # [L']
+            bias[-1] = math.log(n)
         if not prompts:
-            return [Term(block.cross_attn.keys(text)) for block in self.blocks]
+            return [Term(block.cross_attn.keys(folded), bias) for block in self.blocks]
         terms = []
         for i, block in enumerate(self.blocks):
             attn = block.cross_attn
             gate = torch.stack([prompt.gates[i] for prompt in prompts]).view(-1, 1, 1)  # [K, 1, 1]
             shown = torch.cat([text + prompt.residual for prompt in prompts])  # [K, L, D]
-            terms.append(Term(attn.keys(text), None, attn.keys(shown.to(text.dtype)), gate))
+            terms.append(Term(attn.keys(folded), bias, attn.keys(shown.to(text.dtype)), gate))
         return terms
 
     @torch.no_grad()
@@ -288,25 +299,14 @@ class Wan(nn.Module):
         """All that neither video nor step changes, for K prompts at once.
 
         Pass the result to `forward` with a sample-major batch: sample 0 with each of the K prompts,
-        then sample 1, ... prompts may be empty: the text alone. context [1, L, Dc]: the n equal
-        rows that pad it become one key with + log n, which weighs the same in a softmax. times
-        [S] are the values that `forward` will be told; with them the modulation is tabulated too.
+        then sample 1, ... prompts may be empty: the text alone. context [1, L, Dc]; times [S] are
+        the values that `forward` will be told: with them the modulation is tabulated too.
         ValueError: a prompt of another model or another number of rows, several contexts.
         """
         if len(context) != 1:
             raise ValueError(f"{len(context)} contexts: prepare one, all samples share it")
         text = self.text_embedding(context.to(self.patch_embedding.weight.dtype))  # [1, L, D]
-        n = padding(context)
-        rows = text.shape[1] - n + 1  # L'
-        bias = None
-        if n > 1:
-            bias = text.new_zeros(rows)  # [L']
-            bias[-1] = math.log(n)
-        terms = []
-        for term in self.terms(text, prompts):
-            k, v = term.text
-            folded = (k[:, :rows].contiguous(), v[:, :rows].contiguous())  # 2 of [1, L', h, d]
-            terms.append(replace(term, text=folded, bias=bias))
+        terms = self.terms(text, prompts, padding(context))
         return Terms(terms, times, None if times is None else self.modulation(times))
 
 

@@ -20,7 +20,7 @@ from tests.oracles.wan import (
     tiny,
 )
 from tinybridge.prompt import Prompt
-from tinybridge.wan import Wan, WanConfig
+from tinybridge.wan import Wan, WanConfig, padding
 
 
 @pytest.mark.parametrize("rows", [L, 226, 3])
@@ -42,6 +42,22 @@ def test_prepared_keys_equal_the_literal_passes(dtype, bar, rows):
         for term in terms.blocks:
             term.bias[-1] = 0
         assert error(model(**given, prompt=terms), want) > 1e-2
+
+
+def test_a_raw_prompt_meets_folded_padding_too():
+    """One context or several with unlike texts: rows are folded that pad all of them."""
+    given, prompt = inputs(B=2, rows=20), a_prompt(rows=20)
+    context = given["context"] = given["context"][:1].repeat(2, 1, 1)
+    context[1, 3:5] = 1  # a text of 5 rows beside one of 3
+    assert padding(context) == 15 and padding(context[:1]) == 17 and padding(context[1:]) == 15
+    model = tiny()
+    w = {name: weight.double() for name, weight in model.state_dict().items()}
+    want = literal(w, model.config, **exact(given), prompt=prompt)
+    assert error(model(**given, prompt=prompt), want) < 1e-5
+    learned = context.clone().requires_grad_()
+    assert padding(learned) == 1
+    model(**(given | {"context": learned}), prompt=prompt).square().mean().backward()
+    assert learned.grad.abs().amax(2).min() > 0  # every row, the equal ones too
 
 
 def flops(run) -> int:
