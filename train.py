@@ -62,6 +62,9 @@ DEFAULTS = {
     ("wan", True): (300, {"embedding": 0.01, "token": 10.0}, "480x33"),
 }
 
+# Of prompts that were learned on what has FLUX.1-dev's guidance; schnell's licence is Apache 2.0.
+DERIVATIVE = "learned on FLUX.1-dev, or on a model of its kind: its Non-Commercial License applies"
+
 WRITTEN = ("prompt.safetensors", run_state.STATE, run_state.LOG, *run_state.RESULTS)
 
 # ---- what came of it ---------------------------------------------------------------------------
@@ -187,6 +190,8 @@ def learn(flags: argparse.Namespace, backbone: Backbone, pairs: Pairs, settings:
     prompt, out = loop.init_prompt(backbone, settings), flags.out
     if flags.degradation:
         prompt.meta["degradation"] = flags.degradation
+    if flags.weights and backbone.name == "flux" and backbone.guidance is not None:
+        prompt.meta["licence"] = DERIVATIVE
     facts = {name: getattr(flags, name) for name in ("weights", "data", "degradation", "size")}
     facts |= {"conditioning": flags.conditioning, "weights_dtype": flags.weights_dtype}
     facts["compile"] = flags.compile or None  # None: as in the states of older runs

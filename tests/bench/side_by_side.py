@@ -4,8 +4,8 @@
     python -m tests.bench.side_by_side --small                              # that it runs: seconds
 
 What is done stands in two_ways.py. Ours and theirs run in turn, A B A B, and a ratio is of two
-calls that followed each other; its median is shown. Time is the processor's, memory the rise of the
-peak resident set in a call of its own. A result that is not theirs ends it.
+calls that followed each other; its median is shown, of 20 steps one round. Time is the processor's,
+memory the rise of the peak resident set in the first call. A result that is not theirs ends it.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tests.bench.loading import machine
-from tests.bench.two_ways import MIDDLE, SMALL, Pair, pairs
+from tests.bench.two_ways import MIDDLE, SMALL, Pair, pairs, sdpa_choice
 from tests.bench.wan_vae import resident
 from tests.oracles import plain
 
@@ -32,13 +32,13 @@ GOALS = {  # ours to theirs, at most
 }
 
 
-def first_call(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    """The result, and MiB that the peak resident set rose by."""
+def first_call(run: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
+    """The result, seconds, and MiB that the peak resident set rose by."""
     ctypes.CDLL(None).malloc_trim(0)  # or what was freed before would hide a rise
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = resident("VmRSS")
+    before, start = resident("VmRSS"), time.process_time()
     result = run()
-    return result, resident("VmHWM") - before
+    return result, time.process_time() - start, resident("VmHWM") - before
 
 
 def seconds(run: Callable[[], Tensor]) -> float:
@@ -48,17 +48,17 @@ def seconds(run: Callable[[], Tensor]) -> float:
 
 
 def measure(backbone: str, pair: Pair, rounds: int) -> tuple[str, float]:
-    """A row of the table, and the median ratio. SystemExit where the results differ."""
-    if not pair.long:  # the first call of all chooses kernels
-        pair.ours()
-        pair.theirs()
-    got, our_memory = first_call(pair.ours)
-    want, their_memory = first_call(pair.theirs)
+    """A row of the table, and the median ratio. SystemExit where the results differ.
+
+    The first round tells memory and difference; its time counts where a round is long.
+    """
+    got, our_time, our_memory = first_call(pair.ours)
+    want, their_time, their_memory = first_call(pair.theirs)
     apart = plain.error(got, want)
     if not apart <= pair.bound:
         raise SystemExit(f"error: {backbone}, {pair.name}: differs by {apart:.1e}, no figures")
-    ours, theirs = [], []
-    for _ in range(1 + rounds // 4 if pair.long else rounds):
+    ours, theirs = ([our_time], [their_time]) if pair.long else ([], [])
+    while len(ours) < (1 if pair.long else rounds):
         ours.append(seconds(pair.ours))
         theirs.append(seconds(pair.theirs))
     ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
@@ -82,7 +82,7 @@ def verdict(backbone: str, name: str, ratio: float) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", choices=("flux", "wan"), help="default: both")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--small", action="store_true", help="tiny models, one round")
     parser.add_argument("--out", type=Path)
@@ -96,7 +96,8 @@ def main(argv: list[str] | None = None) -> None:
         print(line, flush=True)
 
     say("# Ours and the authors' formulas on diffusers' modules, side by side\n")
-    say(f"{machine()} Threads: {torch.get_num_threads()}, rounds: {rounds}.\n")
+    say(f"`python -m tests.bench.side_by_side`: {machine()}\n")
+    say(f"Threads: {torch.get_num_threads()}, rounds: {rounds}. SDPA takes {sdpa_choice()} here.\n")
     say("| | | difference | ours: s | theirs: s | ratio | of a round | ours: MiB | theirs: MiB |")
     say("|---|---|---|---|---|---|---|---|---|")
     verdicts: list[str] = []

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import weights
 from tests.oracles import flux, flux_vae, plain, wan, wan_vae
 from tinybridge import bridge, restoration
 from tinybridge.backbone import Backbone
 from tinybridge.flux import pack, unpack
+from tinybridge.parts.layers import attention
 from tinybridge.prompt import Prompt
 from tinybridge.training.machine import compile_blocks
 
@@ -70,7 +72,7 @@ class Pair:
     ours: Callable[[], Tensor]
     theirs: Callable[[], Tensor]
     bound: float
-    long: bool = False  # so few rounds are enough
+    long: bool = False  # so one round is enough
 
 
 @dataclass
@@ -214,6 +216,25 @@ def compiled_pair(models: Models) -> Pair:
     return Pair("forward, compiled to plain", forward, partial(models.forward, models.ours), 1e-4)
 
 
+def sdpa_choice() -> str:
+    """What torch's attention is computed with here, for heads of 128 in float32 without a mask."""
+    q = torch.zeros(1, 6, 1024, 128)  # [B, h, S, d]
+    return SDPBackend(torch._fused_sdp_choice(q, q, q)).name
+
+
+def attention_pair(models: Models) -> Pair:
+    """Self-attention of the backbone's size by torch's own choice, beside plain matrix products."""
+    config, tokens = models.backbone.model.config, models.y[0, 0].numel() // 4
+    heads, width = config.num_heads, config.hidden_size // config.num_heads
+    q, k, v = (plain.random(1, tokens, heads, width, seed=seed) for seed in (7, 8, 9))
+
+    def products() -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):
+            return attention(q, k, v)
+
+    return Pair("attention, chosen to MATH", partial(attention, q, k, v), products, 1e-5)
+
+
 def pairs(name: str, sizes: Sizes, folder: Path, only: str) -> list[Pair]:
     """All of a backbone that have `only` in their names; folder: an empty one."""
     models = Models.random(name, sizes)
@@ -228,6 +249,7 @@ def pairs(name: str, sizes: Sizes, folder: Path, only: str) -> list[Pair]:
         restoration_pair(models, 20),
         *([loading_pair(models, folder)] if name == "flux" else []),
         *autoencoder_pairs(name, sizes),
+        attention_pair(models),
     ]
     if sizes is MIDDLE[name] and "compiled".startswith(only):
         found.append(compiled_pair(models))
