@@ -183,7 +183,7 @@ def rehearse(script: str, folder: Path, model: Model, more: list[str]) -> tuple[
     began = time.perf_counter()
     status, said = follow(command)
     seconds = time.perf_counter() - began
-    lines = [f"{at:6.1f} s  {line}".replace(f"{folder}{os.sep}", "") for at, line in said]
+    lines = [f"{at:6.1f} s  {line}".replace(str(folder), "FOLDER") for at, line in said]
     rows = json.loads(found.read_text()) if found.exists() else []
     peak = max((row["peak"] for row in rows), default=0.0)
     table = []

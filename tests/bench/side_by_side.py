@@ -1,6 +1,7 @@
 """Ours against the authors' formulas on diffusers' modules: equal results, then time and memory.
 
     python -m tests.bench.side_by_side --out tests/bench/side_by_side.md    # minutes on one core
+    python -m tests.bench.side_by_side --flops                              # products alone
     python -m tests.bench.side_by_side --small                              # that it runs: seconds
 
 What is done stands in two_ways.py. Ours and theirs run in turn, A B A B, and a ratio is of two
@@ -22,7 +23,17 @@ import torch
 from torch import Tensor
 
 from tests.bench.loading import machine
-from tests.bench.two_ways import MIDDLE, SMALL, Pair, pairs, sdpa_choice
+from tests.bench.two_ways import (
+    MIDDLE,
+    SMALL,
+    Models,
+    Pair,
+    Sizes,
+    pairs,
+    sdpa_choice,
+    transformer_pairs,
+)
+from tests.bench.wan import flops
 from tests.bench.wan_vae import resident
 from tests.oracles import plain
 
@@ -79,16 +90,34 @@ def verdict(backbone: str, name: str, ratio: float) -> list[str]:
     return [f"- {backbone.upper()}, {name}: {ratio:.2f}, goal {goal}: {met}"]
 
 
+def count(name: str, sizes: Sizes) -> list[str]:
+    """Rows of the table of FLOPs, which no time can go below for long: ours, theirs, ratio."""
+    rows = []
+    for pair in transformer_pairs(Models.random(name, sizes)):
+        if not pair.long:
+            ours, theirs = flops(pair.ours) / 1e9, flops(pair.theirs) / 1e9
+            cells = f"{ours:.1f} | {theirs:.1f} | {ours / theirs:.2f}"
+            rows.append(f"| {name.upper()} | {pair.name} | {cells} |")
+    return rows
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", choices=("flux", "wan"), help="default: both")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--small", action="store_true", help="tiny models, one round")
+    parser.add_argument("--flops", action="store_true", help="count them, measure nothing")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
     diffusers.utils.logging.set_verbosity_error()
     sizes, rounds = (SMALL, 1) if args.small else (MIDDLE, args.rounds)
+    names = (args.backbone,) if args.backbone else ("flux", "wan")
+    if args.flops:
+        print("| | | ours: GFLOP | theirs: GFLOP | ratio |\n|---|---|---|---|---|")
+        for name in names:
+            print("\n".join(count(name, sizes[name])), flush=True)
+        return
     lines: list[str] = []
 
     def say(line: str) -> None:
@@ -101,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     say("| | | difference | ours: s | theirs: s | ratio | of a round | ours: MiB | theirs: MiB |")
     say("|---|---|---|---|---|---|---|---|---|")
     verdicts: list[str] = []
-    for name in (args.backbone,) if args.backbone else ("flux", "wan"):
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             for pair in pairs(name, sizes[name], Path(folder), args.only):
                 line, ratio = measure(name, pair, rounds)

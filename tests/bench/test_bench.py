@@ -24,6 +24,13 @@ def test_side_by_side_compares_all_work_of_both_backbones(tmp_path, capsys):
     assert table.count("goal") == 4 + 3 and "not measured" in table
 
 
+def test_flops_are_counted_for_what_has_a_goal(capsys):
+    side_by_side.main(["--small", "--flops", "--backbone", "wan"])
+    rows = rows_of(capsys.readouterr().out)
+    assert [row[1] for row in rows] == ["forward", "training step", "restoration, 4 steps"]
+    assert all(0.3 < float(row[4]) < 1 for row in rows)  # a second output projection is theirs
+
+
 def test_results_that_differ_are_no_figures(capsys):
     one, other = torch.ones(3), torch.tensor([1.0, 1.0, 1.1])
     pair = two_ways.Pair("work", lambda: one, lambda: other, 1e-4)

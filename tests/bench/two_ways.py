@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import weights
 from tests.oracles import flux, flux_vae, plain, wan, wan_vae
-from tinybridge import bridge, restoration
+from tinybridge import bridge
 from tinybridge.backbone import Backbone
 from tinybridge.flux import pack, unpack
 from tinybridge.parts.layers import attention
@@ -138,9 +138,11 @@ class Models:
     @torch.no_grad()
     def restored_by_ours(self, steps: int) -> Tensor:
         """What no step changes is computed once, and inside the time that is measured."""
-        prepared = restoration.prepare(self.backbone, [self.prompt], "desired", steps, 0.4)
-        _, path, t0, velocity = prepared
-        return bridge.sample(path, velocity, self.y, steps, t0, noise=self.noise)
+        path = bridge.find("desired")
+        levels = path.sampling(bridge.times(steps=steps), 0.4).s.float()  # [steps]
+        terms = self.backbone.prepare([self.prompt], levels)
+        velocity = partial(self.backbone.velocity, prompt=terms)
+        return bridge.sample(path, velocity, self.y, steps, noise=self.noise)
 
     @torch.no_grad()
     def restored_by_theirs(self, steps: int) -> Tensor:
@@ -235,22 +237,24 @@ def attention_pair(models: Models) -> Pair:
     return Pair("attention, chosen to MATH", partial(attention, q, k, v), products, 1e-5)
 
 
+def transformer_pairs(models: Models) -> list[Pair]:
+    """Forward and training step with a raw prompt; restorations, which prepare it."""
+    ours, theirs, gradient = models.ours, models.theirs, models.gradient
+    return [
+        Pair("forward", partial(models.forward, ours), partial(models.forward, theirs), 1e-4),
+        Pair("training step", partial(gradient, ours), partial(gradient, theirs), 1e-3),
+        restoration_pair(models, 4),
+        restoration_pair(models, 20),
+    ]
+
+
 def pairs(name: str, sizes: Sizes, folder: Path, only: str) -> list[Pair]:
     """All of a backbone that have `only` in their names; folder: an empty one."""
     models = Models.random(name, sizes)
-    ours, theirs = models.ours, models.theirs
-    gradient = Pair(
-        "training step", partial(models.gradient, ours), partial(models.gradient, theirs), 1e-3
-    )
-    found = [
-        Pair("forward", partial(models.forward, ours), partial(models.forward, theirs), 1e-4),
-        gradient,
-        restoration_pair(models, 4),
-        restoration_pair(models, 20),
-        *([loading_pair(models, folder)] if name == "flux" else []),
-        *autoencoder_pairs(name, sizes),
-        attention_pair(models),
-    ]
+    found = transformer_pairs(models)
+    if name == "flux":
+        found.append(loading_pair(models, folder))
+    found += [*autoencoder_pairs(name, sizes), attention_pair(models)]
     if sizes is MIDDLE[name] and "compiled".startswith(only):
         found.append(compiled_pair(models))
     return [pair for pair in found if only in pair.name]
