@@ -208,7 +208,8 @@ def main(argv: list[str] | None = None) -> None:
     folder, model, more = args.folder.absolute(), MODELS[args.model], args.flags.split()
     if folder.exists():
         raise SystemExit(f"error: {folder} is there already; name a new folder")
-    head = f"# {args.model} at full size, random values\n\n{machine()}"
+    head = f"# {args.model} at full size, random values\n\n"
+    head += f"`python -m tests.bench.rehearsal {args.model} FOLDER`: {machine()}"
     head += f" Threads: {torch.get_num_threads()}. Flags of both scripts: `{args.flags}`; "
     head += f"a photo of {model.photo[0]}x{model.photo[1]} in {args.steps} steps.\n"
     try:

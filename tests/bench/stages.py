@@ -72,6 +72,7 @@ class Stages:
             following = self.inside(name, lambda: next(items, END))
             while (item := following()) is not END:
                 yield item
+            self.rows[name]["count"] -= 1  # the one that found the end
 
         return wrapped
 

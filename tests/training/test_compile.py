@@ -9,12 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.utils import counters
 
 import sample
 import train
 import weights
 from tests.oracles import flux, plain, wan
+from tinybridge.checkpoints import fetched
 from tinybridge.data import pictures
 from tinybridge.prompt import Prompt
 from tinybridge.training import machine
@@ -63,6 +65,14 @@ def test_gradients_reach_the_prompt(oracle, kinds):
         found.append((prompt.residual.grad, prompt.gates.grad))
     for got, want in zip(*found, strict=True):
         assert plain.error(got, want) < 1e-5
+
+
+@BOTH
+def test_fetched_weights_are_refused(oracle, kinds):
+    model = oracle.tiny()
+    fetched.fetched(next(part for part in model.blocks[0].modules() if isinstance(part, nn.Linear)))
+    with pytest.raises(ValueError, match="--compile: weights that are fetched .--offload, --wei"):
+        machine.compile_blocks(model, "aot_eager")
 
 
 def no_compiler(*args, **options):

@@ -58,8 +58,15 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
     """Compiles the blocks of a model, which differ in weights alone: each kind once, for all.
 
     ValueError in one line where no compiler works here: something small is tried first, for what
-    can be wrong (no g++, no Triton, no folder to write to) only a compiler can tell.
+    can be wrong (no g++, no Triton, no folder to write to) only a compiler can tell. So it is where
+    weights are fetched as they are needed, by --offload or from 8 bits.
     """
+    linears = [part for part in model.modules() if isinstance(part, nn.Linear)]
+    if not all(isinstance(part.weight, torch.Tensor) for part in linears):
+        raise ValueError(
+            "--compile: weights that are fetched (--offload, --weights-dtype float8) are not "
+            "compiled; leave one of the two out"
+        )
     try:
         torch.compile(torch.cos, backend=backend)(next(model.parameters())[:1])
     except Exception as error:
