@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from notebooks import lecture
 
 FOLDER = Path(__file__).parent
-FILE_LIMIT, PICTURE_LIMIT = 2_000_000, 150_000  # bytes of a notebook, of one PNG in it
+FILE_LIMIT, PICTURE_LIMIT = 1_000_000, 150_000  # bytes of a notebook, of one PNG in it
+CELLS = 40  # of a notebook
 LINES = 16  # of code in a cell
 CAPTION = re.compile(r"\*\*Figure (\d+)\.\*\* \S")
 MACHINE = re.compile(r"/(?:home|root|Users|tmp|work|mnt|opt|usr)/\w")  # paths of one machine
@@ -75,6 +76,8 @@ def complaints(notebook: NotebookNode) -> list[str]:
     code = [cell for cell in cells if cell.cell_type == "code"]
     if (size := len(nbformat.writes(notebook).encode())) > FILE_LIMIT:
         found.append(f"{size} bytes, more than {FILE_LIMIT}")
+    if len(cells) > CELLS:
+        found.append(f"{len(cells)} cells, more than {CELLS}")
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         found.append("its cells were not run once each from top to bottom")
     if "budget: full" not in "".join(text(cell.outputs) for cell in code):

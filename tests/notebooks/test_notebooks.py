@@ -115,3 +115,9 @@ def test_the_check_can_fail(spoil):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     spoil(code, [cell for cell in notebook.cells if cell.cell_type == "markdown"])
     assert re.search(SPOILT[spoil], "; ".join(execute.complaints(notebook)))
+
+
+def test_too_many_cells_are_told():
+    notebook = execute.read(NOTEBOOKS[0])
+    notebook.cells += [nbformat.v4.new_markdown_cell("More.")] * execute.CELLS
+    assert any("cells, more than 40" in fault for fault in execute.complaints(notebook))
