@@ -75,7 +75,7 @@ def test_streaks_fall_along_their_slant_and_flakes_drift_down_slowly():
 
 def test_haze_and_blur_are_steady_and_noise_is_new_in_every_frame():
     assert np.array_equal(*weather("haze", 2)) and np.array_equal(*weather("blur", 2))
-    dark = weather("lowlight", 3) - weather("lowlight", 3).mean()
+    dark = np.diff(weather("lowlight", 3), axis=-1)  # light from one side is hardly in it
     alike = np.corrcoef(dark.reshape(3, -1))
     assert np.abs(alike[np.triu_indices(3, 1)]).max() < 0.05
 

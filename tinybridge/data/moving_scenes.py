@@ -38,7 +38,7 @@ def pairs(
     seeds: list[int],
     size: int = 64,
     frames: int = 9,
-    low: float = 0.4,
+    low: float = 0.1,
     high: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Degraded and clean clips, [B, 3, T, H, W] float32 in 0..1; severity uniform low..high."""

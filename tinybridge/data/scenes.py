@@ -50,6 +50,16 @@ THINGS = {  # name -> colours it comes in
     "pine": ("green", "blue"),
     "balloon": ("red", "yellow", "purple", "blue", "orange"),
 }
+WORDS = {  # what people call them
+    "house": ("house", "home", "cottage"),
+    "tree": ("tree", "oak"),
+    "pine": ("pine", "fir"),
+    "balloon": ("balloon",),
+    "land": ("land", "ground", "fields"),
+    "sky": ("sky", "sky", "heaven"),
+    "sun": ("sun", "sunshine"),
+    "road": ("road", "path"),
+}
 
 
 @dataclass(frozen=True)
@@ -70,9 +80,10 @@ def scene(
     down, both in widths of the picture; what is near moves by more of `pan`, the sky by none.
     """
     rng = np.random.default_rng([seed, 0])
+    words = np.random.default_rng([seed, 5])  # what is said changes nothing of what is seen
     v, u = (np.mgrid[0:size, 0:size].astype(np.float32) + 0.5) / size  # [H, W] each
     edge = 1.0 / size  # one pixel: the width over which shapes are antialiased
-    picture, sky_name = _sky(rng, u, v, edge)
+    picture, sky_name, sunny = _sky(rng, u, v, edge)
     depth = np.ones_like(u)
     horizon = rng.uniform(0.45, 0.62)
     land_name = rng.choice(list(LANDS))
@@ -91,7 +102,8 @@ def scene(
     ground = horizon + _ridge(rng, u + pan * 0.6, 0.015)
     picture = _paint(picture, (v - ground) / edge, _flat(land) * (0.8 + 0.35 * near))
     depth = np.where(v > ground, 0.4 - 0.35 * near, depth)
-    if rng.random() < 0.4:  # a road to the horizon
+    road = rng.random() < 0.4
+    if road:  # to the horizon
         foot = rng.uniform(0.1, 0.9)
         head = rng.uniform(0.3, 0.7)
         width = rng.uniform(0.08, 0.16)
@@ -100,7 +112,7 @@ def scene(
         beside = width * near + 0.008 - np.abs(moved - middle)
         picture = _paint(picture, np.minimum(beside, v - ground) / edge, _flat(ROAD))
 
-    words = []
+    named = []
     floor = np.sort(rng.uniform(0.12, 0.75, 3))  # far things first, near ones cover
     for k in range(rng.integers(1, 4)):
         thing = rng.choice(list(THINGS))
@@ -119,8 +131,14 @@ def scene(
         y = base - v  # grows upwards from the ground
         picture, covered = DRAW[thing](rng, picture, x, y, edge, scale, tone)
         depth = np.where(covered, far, depth)
-        words.append(f"{name} {thing}")
-    caption = f"{' and '.join(words)}, {land_name} land, {sky_name} sky"
+        named.append(f"{name} {words.choice(WORDS[thing])}")
+    said = [" and ".join(named)]
+    said.append(f"{land_name} {words.choice(WORDS['land'])}")
+    said.append(f"{sky_name} {words.choice(WORDS['sky'])}")
+    for there, thing in ((sunny, "sun"), (road, "road")):
+        if there and words.random() < 0.5:  # not everything is worth a word
+            said.append(words.choice(WORDS[thing]))
+    caption = ", ".join(said)
     return Scene(np.clip(picture, 0, 1).astype(np.float32), depth.astype(np.float32), caption)
 
 
@@ -146,21 +164,22 @@ def _ridge(rng: np.random.Generator, u: np.ndarray, height: float) -> np.ndarray
 
 def _sky(
     rng: np.random.Generator, u: np.ndarray, v: np.ndarray, edge: float
-) -> tuple[np.ndarray, str]:
-    """A sky [3, H, W], in seven of ten cases with a sun and its glow, and its name."""
+) -> tuple[np.ndarray, str, bool]:
+    """A sky [3, H, W], its name, and whether a sun and its glow are there: in seven of ten."""
     name = rng.choice(list(SKIES))
     zenith, low = SKIES[name]
     zenith = np.array(zenith) * rng.uniform(0.9, 1.05)
     low = np.array(low) * rng.uniform(0.9, 1.05)
     fade = np.clip(v / 0.55, 0, 1) ** 0.8
     picture = _flat(zenith) * (1 - fade) + _flat(low) * fade  # [3, H, W]
-    if rng.random() < 0.7:
+    sunny = rng.random() < 0.7
+    if sunny:
         distance = np.hypot(u - rng.uniform(0.1, 0.9), v - rng.uniform(0.08, 0.38))
         radius = rng.uniform(0.04, 0.08)
         glow = np.exp(-((distance / (3 * radius)) ** 2))
         picture = picture + 0.35 * glow * (_flat(SUN) - picture)
         picture = _paint(picture, (radius - distance) / edge, _flat(SUN))
-    return picture, name
+    return picture, name, sunny
 
 
 # Things: x to the right of the middle, y up from the base, both [H, W]; edge a pixel's width.
@@ -237,7 +256,7 @@ DRAW = {"house": _house, "tree": _tree, "pine": _pine, "balloon": _balloon}
 
 
 def pairs(
-    kind: str, seeds: list[int], size: int = 64, low: float = 0.4, high: float = 1.0
+    kind: str, seeds: list[int], size: int = 64, low: float = 0.1, high: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Degraded and clean pictures, [B, 3, H, W] float32 in 0..1; severity uniform low..high."""
     clean, bad = [], []

@@ -24,7 +24,8 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,41 +42,49 @@ from tinybridge.text.tokenizers import ClipTokens, T5Tokens
 from tinybridge.tiny import pretrain, recipes
 
 FIRST_SEED = 10_000_000
-SAID = {  # the degradations that the bundled models have seen, and what a caption calls them
-    "haze": "haze",
-    "rain": "rain",
-    "snow": "snow",
-    "blur": "blurry",
-    "lowlight": "dark",
+SAID = {  # the degradations that the bundled models have seen, and what captions call them
+    "haze": ("haze", "hazy", "fog", "foggy", "mist"),
+    "rain": ("rain", "rainy", "rainfall", "a wet day"),
+    "snow": ("snow", "snowy", "snowfall", "falling snow"),
+    "blur": ("blurry", "blurred", "blur", "out of focus"),
+    "lowlight": ("dark", "dim", "at night", "low light"),
 }
+CLEAR = ("clear", "sharp", "bright", "a clear photo", "a sharp photo", "clear air", "a dry day")
+SEEN = ("named", "unnamed", "clean", "scrambled", *(f"without-{kind}" for kind in SAID))
 
 # ---- 1. pictures and captions ------------------------------------------------------------------
 
 
-def web_picture(seed: int) -> tuple[np.ndarray, str]:
-    """One captioned picture [3, H, W] uint8 as the web has them."""
+def web_picture(seed: int, seen: str = "named") -> tuple[np.ndarray, str]:
+    """One captioned picture [3, H, W] uint8 as the web has them; seen: one of SEEN."""
     s = scenes.scene(seed)
-    kind, severity, caption = as_found(seed, s.caption)
+    kind, severity, caption = as_found(seed, s.caption, seen)
     picture = degradations.degrade(s.picture, s.depth, kind, severity, seed) if kind else s.picture
     return (picture * 255).round().astype(np.uint8), caption
 
 
-def web_clip(seed: int) -> tuple[np.ndarray, str]:
+def web_clip(seed: int, seen: str = "named") -> tuple[np.ndarray, str]:
     """One captioned clip [T, 3, H, W] uint8, likewise."""
     pictures, depths, caption = moving_scenes.clip(seed, frames=recipes.FRAMES)
-    kind, severity, caption = as_found(seed, caption)
+    kind, severity, caption = as_found(seed, caption, seen)
     pictures = moving_scenes.degrade(pictures, depths, kind, severity, seed) if kind else pictures
     return (pictures * 255).round().astype(np.uint8), caption
 
 
-def as_found(seed: int, caption: str) -> tuple[str | None, float, str]:
-    """Degradation, severity, caption: four in ten are degraded, half of those captions say so."""
+def as_found(seed: int, caption: str, seen: str = "named") -> tuple[str | None, float, str]:
+    """Degradation, severity, caption: four in ten are degraded, half of those captions say so.
+
+    seen "unnamed": no caption says so; "clean" and "scrambled": none is degraded; "without-KIND":
+    those of one kind are clean instead. All else is the same for the same seed.
+    """
     rng = np.random.default_rng([seed, 7])
-    if rng.random() < 0.4:
-        kind, severity = rng.choice(list(SAID)), rng.uniform(0.1, 1)
-        named = rng.random() < 0.5
-        return kind, severity, f"{SAID[kind]}, {caption}" if named else caption
-    return None, 0.0, f"clear, {caption}" if rng.random() < 0.3 else caption
+    degraded = rng.random() < 0.4
+    kind, severity = str(rng.choice(list(SAID))), rng.uniform(0.05, 1)
+    told = rng.random() < 0.5
+    if degraded and seen not in ("clean", "scrambled", f"without-{kind}"):
+        told = told and seen != "unnamed"
+        return kind, severity, f"{rng.choice(SAID[kind])}, {caption}" if told else caption
+    return None, 0.0, f"{rng.choice(CLEAR)}, {caption}" if told else caption
 
 
 def corpus(file: Path, draw: Callable, first: int, count: int) -> tuple[Tensor, list[str]]:
@@ -172,7 +181,8 @@ def t5_json(config: T5Config, kind: str) -> dict:
 def make_flux(args: argparse.Namespace) -> None:
     """All four stages of the tiny FLUX."""
     file = args.work / f"corpus-{args.pictures}.npz"
-    pictures, captions = corpus(file, web_picture, FIRST_SEED, args.pictures)
+    draw = partial(web_picture, seen=args.seen)
+    pictures, captions = corpus(file, draw, FIRST_SEED, args.pictures)
     t5_tokens = t5_tokenizer(
         args.out / "tokenizer_2", captions, recipes.T5.vocab_size, recipes.T5_LENGTH,
         bos_id=-1, unk_id=2,
@@ -182,9 +192,12 @@ def make_flux(args: argparse.Namespace) -> None:
         args.work / "autoencoder.pt", pictures, args.vae_steps, args.seed
     )
     ids = t5_tokens([*captions, ""]), clip_tokens([*captions, ""])  # the last row: no text
+    heads = args.hidden_size // sum(recipes.FLUX.axes_dim)
+    config = replace(recipes.FLUX, hidden_size=args.hidden_size, num_heads=heads)
     models = recipes.train_flux(
-        args.work / "flux.pt", vae, pictures, ids, args.steps, args.batch_size, args.seed,
+        args.work / "flux.pt", config, vae, pictures, ids, args.steps, args.batch_size, args.seed,
         len(json.loads((args.out / "tokenizer/vocab.json").read_text())),
+        args.seen == "scrambled",
     )  # fmt: skip
     clip = models["clip"].config
     clip_json = {
@@ -194,7 +207,7 @@ def make_flux(args: argparse.Namespace) -> None:
         "max_position_embeddings": clip.max_position_embeddings,
     }  # fmt: skip
     parts = {
-        "flux1-tiny.safetensors": (models["flux"], asdict(recipes.FLUX)),
+        "flux1-tiny.safetensors": (models["flux"], asdict(config)),
         "ae.safetensors": (vae, asdict(vae.config)),
         "text_encoder/model.safetensors": (models["clip"], clip_json),
         "text_encoder_2/model.safetensors": (models["t5"], t5_json(models["t5"].config, "t5")),
@@ -203,17 +216,18 @@ def make_flux(args: argparse.Namespace) -> None:
 
 
 def make_wan(args: argparse.Namespace) -> None:
-    """All four stages of the tiny WAN: a third as many clips as pictures."""
-    many = args.pictures // 3
-    moving = corpus(args.work / f"clips-{many}.npz", web_clip, FIRST_SEED, many)
+    """All four stages of the tiny WAN: a tenth as many clips, which are long, as pictures."""
+    many = args.pictures // 10
+    clip, picture = (partial(draw, seen=args.seen) for draw in (web_clip, web_picture))
+    moving = corpus(args.work / f"clips-{many}.npz", clip, FIRST_SEED, many)
     file = args.work / f"pictures-{args.pictures}.npz"
-    still = corpus(file, web_picture, 2 * FIRST_SEED, args.pictures)
+    still = corpus(file, picture, 2 * FIRST_SEED, args.pictures)
     tokens = t5_tokenizer(
         args.out / "tokenizer", still[1], recipes.UMT5.vocab_size, recipes.LENGTH,
         bos_id=2, unk_id=3,
     )  # fmt: skip
     vae = recipes.wan_autoencoder(
-        args.work / "autoencoder.pt", moving[0], args.vae_steps, args.seed
+        args.work / "autoencoder.pt", moving[0], args.vae_steps, args.vae_steps // 4, args.seed
     )
     sets = []
     for name, shown, captions in (("clips", *moving), ("pictures", still[0][:, None], still[1])):
@@ -232,28 +246,34 @@ def make_wan(args: argparse.Namespace) -> None:
 
 
 RECIPES = {  # pictures, steps of the autoencoder, steps and batch of the transformer
-    "flux": (make_flux, 80_000, 6_000, 5_000, 48),
-    "wan": (make_wan, 24_000, 4_500, 2_000, 16),
+    "flux": (make_flux, 60_000, 10_000, 3_600, 32),
+    "wan": (make_wan, 20_000, 4_500, 2_000, 16),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Pre-train a bundled tiny model from nothing.")
     parser.add_argument("--backbone", choices=tuple(RECIPES), default="flux")
-    parser.add_argument("--out", type=Path, help="default: the bundled model's folder")
-    parser.add_argument("--work", type=Path, help="default: runs/tiny-BACKBONE")
+    parser.add_argument("--seen", choices=SEEN, default="named", help="of degradations, before")
+    parser.add_argument("--out", type=Path, help="default: the bundled model's, or WORK/model")
+    parser.add_argument("--work", type=Path, help="default: runs/tiny-BACKBONE(-SEEN)")
     parser.add_argument("--pictures", type=int)
     parser.add_argument("--vae-steps", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--hidden-size", type=int, default=recipes.FLUX.hidden_size, help="FLUX's")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     recipe, *usual = RECIPES[args.backbone]
     names = ("pictures", "vae_steps", "steps", "batch_size")
     for name, value in zip(names, usual, strict=True):
         setattr(args, name, getattr(args, name) or value)
-    args.out = args.out or Path(__file__).parent / args.backbone
-    args.work = args.work or Path(f"runs/tiny-{args.backbone}")
+    bundled = args.seen == "named"
+    usual_work = f"runs/tiny-{args.backbone}" + ("" if bundled else f"-{args.seen}")
+    args.work = args.work or Path(usual_work)
+    args.out = args.out or (
+        Path(__file__).parent / args.backbone if bundled else args.work / "model"
+    )
     args.work.mkdir(parents=True, exist_ok=True)
     recipe(args)
 

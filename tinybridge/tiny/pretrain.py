@@ -47,6 +47,8 @@ class Optimizer:
     ):
         inner, others = [], []
         for name, weight in model.named_parameters():
+            if not weight.requires_grad:
+                continue
             (inner if is_inner(name, weight) else others).append(weight)
         self.model = model
         self.muon = Muon(inner, momentum)
@@ -86,9 +88,11 @@ def moment(step: int, steps: int, every: int) -> bool:
 def train_autoencoder(
     file: Path, vae: nn.Module, ends: tuple[str, ...],
     batch: Callable[[int, torch.Generator], Tensor], held_out: Tensor,
-    scale: Callable[[Tensor], dict], steps: int, seed: int,
+    scale: Callable[[Tensor], dict], steps: int, seed: int, lr: float = 3e-3,
 ) -> nn.Module:  # fmt: skip
     """Squared error and 2e-4 times the divergence per latent; checkpoints go to `file`.
+
+    Of clips also half the squared error of how each frame differs from the one before.
 
     vae: its config must not scale latents yet; `ends`: its first and last kernels, not Muon's.
     batch(step, generator): pixels in -1..1. held_out: such pixels, to judge by.
@@ -111,9 +115,12 @@ def train_autoencoder(
         x = batch(step, g)  # [B, 3, H, W] or [B, 3, T, H, W]
         mean, logvar = vae.moments(x)
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=g)
-        error = (vae.decode(z) - x).square().mean()
+        wrong = vae.decode(z) - x
+        error = wrong.square().mean()
+        if x.ndim == 5 and x.shape[2] > 1:  # an error that changes from frame to frame flickers
+            error = error + 0.5 * wrong.diff(dim=2).square().mean()
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        optimizer.step(error + 2e-4 * divergence, 3e-3 * schedule(step, steps))
+        optimizer.step(error + 2e-4 * divergence, lr * schedule(step, steps))
         if moment(step, steps, EVERY):
             quality, latents = judge(vae, held_out)
             bar.write(f"autoencoder step {step + 1}: held-out PSNR {quality:.2f} dB")
@@ -128,7 +135,7 @@ def train_autoencoder(
 def judge(vae: nn.Module, pixels: Tensor) -> tuple[float, Tensor]:
     """PSNR of pixels there and back, and their latents as the encoder gives them."""
     qualities, latents = [], []
-    for x in pixels.split(8):
+    for x in pixels.split(4):
         mean = vae.moments(x)[0]
         back = vae.decode(mean).clamp(-1, 1)
         latents.append(mean)

@@ -9,6 +9,7 @@ Letters: B batch, N clips or pictures, Z latent channels, T frames, t h w frames
 latent, H W sides of a picture, L text tokens.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,16 +21,16 @@ from tinybridge.tiny.pretrain import encode, round_trip, to_pixels, train_autoen
 
 # ---- FLUX --------------------------------------------------------------------------------------
 
-T5_LENGTH, CLIP_LENGTH = 20, 24  # ids per caption
+T5_LENGTH, CLIP_LENGTH = 24, 24  # ids per caption
 PICTURES_HELD_OUT = 128  # pictures at the end that no step sees
 FLUX_VAE = flux_vae.AutoEncoderConfig(
     ch=16, ch_mult=(1, 2, 2), num_res_blocks=1, groups=4, scale_factor=1.0, shift_factor=0.0
 )
 FLUX = flux.FluxConfig(
-    hidden_size=128, num_heads=4, depth=2, depth_single=4, mlp_ratio=3.0,
+    hidden_size=192, num_heads=6, depth=2, depth_single=4, mlp_ratio=3.0,
     context_dim=96, pooled_dim=64, axes_dim=(4, 14, 14), guidance=False,
 )  # fmt: skip
-T5 = T5Config(vocab_size=160, d_model=96, d_kv=24, num_heads=4, d_ff=256, num_layers=2)
+T5 = T5Config(vocab_size=192, d_model=96, d_kv=24, num_heads=4, d_ff=256, num_layers=2)
 
 
 def clip_config(vocab_size: int) -> ClipConfig:
@@ -69,11 +70,11 @@ def flux_autoencoder(file: Path, pictures: Tensor, steps: int, seed: int) -> nn.
     return train_autoencoder(file, vae, ends, batch, held_out, scale, steps, seed)
 
 
-def flux_models(vocab: int, seed: int) -> nn.ModuleDict:
+def flux_models(config: flux.FluxConfig, vocab: int, seed: int) -> nn.ModuleDict:
     """MMDiT, T5 and CLIP with fresh weights; vocab: of CLIP."""
     torch.manual_seed(seed)
     models = nn.ModuleDict(
-        {"flux": flux.Flux(FLUX), "t5": T5Encoder(T5), "clip": ClipText(clip_config(vocab))}
+        {"flux": flux.Flux(config), "t5": T5Encoder(T5), "clip": ClipText(clip_config(vocab))}
     )
     flux.init_weights(models["flux"], seed)
     init_text(models["t5"])
@@ -88,11 +89,12 @@ def init_text(encoder: nn.Module) -> None:
 
 
 def train_flux(
-    file: Path, vae: nn.Module, pictures: Tensor, ids: tuple[Tensor, Tensor], steps: int,
-    size: int, seed: int, vocab: int,
+    file: Path, config: flux.FluxConfig, vae: nn.Module, pictures: Tensor,
+    ids: tuple[Tensor, Tensor], steps: int, size: int, seed: int, vocab: int, scrambled: bool,
 ) -> nn.ModuleDict:  # fmt: skip
     """MMDiT, T5 and CLIP, learned in batches of `size`.
 
+    scrambled: every latent's places are shuffled, so that there is nothing to learn but colours.
     pictures [N, 3, 64, 64] uint8; ids: T5's and CLIP's [N + 1, L], of which the last row says
     nothing and is told in place of one caption in ten.
     """
@@ -102,6 +104,9 @@ def train_flux(
     def batch(step: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
         pick = torch.randint(null - PICTURES_HELD_OUT, (size,), generator=g)
         x0 = latents[pick].float()  # [B, Z, h, w]
+        if scrambled:
+            order = torch.rand(size, 1, x0[0, 0].numel(), generator=g).argsort(-1)  # [B, 1, h w]
+            x0 = x0.flatten(2).take_along_dim(order, -1).view_as(x0)
         pick[torch.rand(size, generator=g) < 0.1] = null
         return x0, pick
 
@@ -114,47 +119,78 @@ def train_flux(
         shown = to_pixels(pictures[-PICTURES_HELD_OUT // 2 :])
         return round_trip(vae, lambda x, t: velocity(models, x, t, pick), shown)
 
-    models = flux_models(vocab, seed)
-    average = flux_models(vocab, seed).requires_grad_(False)
+    models = flux_models(config, vocab, seed)
+    average = flux_models(config, vocab, seed).requires_grad_(False)
     return train_flow(file, models, average, "_blocks.", batch, velocity, judge, steps, seed)
 
 
 # ---- WAN ---------------------------------------------------------------------------------------
 
-LENGTH, FRAMES, WINDOW = 20, 13, 3  # ids per caption; frames of a clip; latent frames at once
+LENGTH, FRAMES, WINDOW = 24, 41, 3  # ids per caption; frames of a clip; latent frames at once
 HELD_OUT = 64  # clips and pictures at the end that no step sees
+JUDGED = 12  # of these clips, to judge an autoencoder by
+SHORT = ((1, 8), (5, 3), (9, 2))  # frames and clips of an autoencoder's batches in turn
+LONG = ((9, 2), (17, 1), (25, 1), (41, 1))
 WAN_VAE = wan_vae.AutoEncoderConfig(
     dim=12, dim_mult=(1, 2, 4), num_res_blocks=1, temporal_downsample=(True, True),
     mean=(0.0,) * 16, std=(1.0,) * 16,
 )  # fmt: skip
+WAN_ENDS = ("encoder.conv1.weight", "decoder.conv1.weight", "decoder.head.2.weight")
 WAN = wan.WanConfig(hidden_size=128, num_heads=4, depth=6, ffn_dim=384, freq_dim=64, context_dim=96)
-UMT5 = T5Config(160, 96, 24, 4, 256, 2, per_layer_bias=True)
+UMT5 = T5Config(192, 96, 24, 4, 256, 2, per_layer_bias=True)
 NO_TEXT = torch.tensor([1] + [0] * (LENGTH - 1))  # [L]: the end, then padding
 
 
-def wan_autoencoder(file: Path, clips: Tensor, steps: int, seed: int) -> nn.Module:
-    """Learned on crops of 1, 5 or 9 frames of clips [N, T, 3, 64, 64] uint8.
+def wan_autoencoder(file: Path, clips: Tensor, steps: int, long: int, seed: int) -> nn.Module:
+    """Learned on crops of 1, 5 or 9 frames of clips [N, T, 3, 64, 64] uint8, then `lengthened`.
 
-    Each latent channel's mean and deviation are measured at the end, as WAN's are published.
+    Each latent channel's mean and deviation are measured between, as WAN's are published.
     """
     torch.manual_seed(seed)
     vae = wan_vae.AutoEncoder(WAN_VAE)
     identity(vae, "residual.6.weight")
-    ends = ("encoder.conv1.weight", "decoder.conv1.weight", "decoder.head.2.weight")
-
-    def batch(step: int, g: torch.Generator) -> Tensor:
-        frames, size = ((1, 8), (5, 3), (9, 2))[step % 3]
-        pick = torch.randint(len(clips) - HELD_OUT, (size,), generator=g)
-        start, top, left = (int(torch.randint(n, (), generator=g)) for n in (FRAMES - 8, 33, 33))
-        window = clips[pick, start : start + frames]  # [B, T, 3, H, W]
-        return to_pixels(window[..., top : top + 32, left : left + 32])  # [B, 3, T, 32, 32]
 
     def scale(latents: Tensor) -> dict:  # a bit wider than 1, so that less of it drowns in noise
         std, mean = torch.std_mean(latents, (0, 2, 3, 4))  # [Z] each
         return {"mean": tuple(mean.tolist()), "std": tuple((std / 1.2).tolist())}
 
     held_out = to_pixels(clips[-HELD_OUT:, :9])
-    return train_autoencoder(file, vae, ends, batch, held_out, scale, steps, seed)
+    batch = crops(clips, SHORT)
+    vae = train_autoencoder(file, vae, WAN_ENDS, batch, held_out, scale, steps, seed)
+    return lengthened(file.with_name("decoder.pt"), vae, clips, long, seed)
+
+
+def lengthened(file: Path, vae: nn.Module, clips: Tensor, steps: int, seed: int) -> nn.Module:
+    """The decoder alone learns on from crops of up to 41 frames; latents stay what they are.
+
+    Its causal convolutions add features of ever more frames, which no clip of nine has: trained
+    on those alone it lost 12 dB by the fortieth frame.
+    """
+    for weight in (*vae.encoder.parameters(), *vae.conv1.parameters()):
+        weight.requires_grad_(False)
+    for weight in (*vae.decoder.parameters(), *vae.conv2.parameters()):
+        weight.requires_grad_(True)
+    config = vae.config
+    vae.config = WAN_VAE  # whose latents are not scaled
+    held_out = to_pixels(clips[-HELD_OUT:][:JUDGED])
+    batch = crops(clips, LONG)
+    train_autoencoder(file, vae, WAN_ENDS, batch, held_out, lambda _: {}, steps, seed, 1e-3)
+    vae.config = config
+    return vae
+
+
+def crops(clips: Tensor, shapes: tuple) -> Callable[[int, torch.Generator], Tensor]:
+    """Batches [B, 3, T, 32, 32] of clips [N, T, 3, 64, 64]; shapes: frames and clips, in turn."""
+
+    def batch(step: int, g: torch.Generator) -> Tensor:
+        frames, size = shapes[step % len(shapes)]
+        pick = torch.randint(len(clips) - HELD_OUT, (size,), generator=g)
+        starts = FRAMES - frames + 1
+        start, top, left = (int(torch.randint(n, (), generator=g)) for n in (starts, 33, 33))
+        window = clips[pick, start : start + frames]  # [B, T, 3, H, W]
+        return to_pixels(window[..., top : top + 32, left : left + 32])  # [B, 3, T, 32, 32]
+
+    return batch
 
 
 def wan_models(seed: int) -> nn.ModuleDict:
