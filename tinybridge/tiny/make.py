@@ -227,7 +227,7 @@ def make_wan(args: argparse.Namespace) -> None:
         bos_id=2, unk_id=3,
     )  # fmt: skip
     vae = recipes.wan_autoencoder(
-        args.work / "autoencoder.pt", moving[0], args.vae_steps, args.vae_steps // 4, args.seed
+        args.work / "autoencoder.pt", moving[0], args.vae_steps, 4 * args.vae_steps // 9, args.seed
     )
     sets = []
     for name, shown, captions in (("clips", *moving), ("pictures", still[0][:, None], still[1])):

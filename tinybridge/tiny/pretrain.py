@@ -89,10 +89,11 @@ def train_autoencoder(
     file: Path, vae: nn.Module, ends: tuple[str, ...],
     batch: Callable[[int, torch.Generator], Tensor], held_out: Tensor,
     scale: Callable[[Tensor], dict], steps: int, seed: int, lr: float = 3e-3,
+    flicker: float = 0.5,
 ) -> nn.Module:  # fmt: skip
     """Squared error and 2e-4 times the divergence per latent; checkpoints go to `file`.
 
-    Of clips also half the squared error of how each frame differs from the one before.
+    Of clips also `flicker` times the squared error of how a frame differs from the one before.
 
     vae: its config must not scale latents yet; `ends`: its first and last kernels, not Muon's.
     batch(step, generator): pixels in -1..1. held_out: such pixels, to judge by.
@@ -117,8 +118,8 @@ def train_autoencoder(
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=g)
         wrong = vae.decode(z) - x
         error = wrong.square().mean()
-        if x.ndim == 5 and x.shape[2] > 1:  # an error that changes from frame to frame flickers
-            error = error + 0.5 * wrong.diff(dim=2).square().mean()
+        if x.ndim == 5 and x.shape[2] > 1:
+            error = error + flicker * wrong.diff(dim=2).square().mean()
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         optimizer.step(error + 2e-4 * divergence, lr * schedule(step, steps))
         if moment(step, steps, EVERY):

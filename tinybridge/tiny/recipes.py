@@ -174,7 +174,7 @@ def lengthened(file: Path, vae: nn.Module, clips: Tensor, steps: int, seed: int)
     vae.config = WAN_VAE  # whose latents are not scaled
     held_out = to_pixels(clips[-HELD_OUT:][:JUDGED])
     batch = crops(clips, LONG)
-    train_autoencoder(file, vae, WAN_ENDS, batch, held_out, lambda _: {}, steps, seed, 1e-3)
+    train_autoencoder(file, vae, WAN_ENDS, batch, held_out, lambda _: {}, steps, seed, 1e-3, 2.0)
     vae.config = config
     return vae
 
