@@ -16,6 +16,7 @@ from PIL import Image
 from tinybridge import bridge
 from tinybridge.data import scenes
 from tinybridge.prompt import Prompt
+from tinybridge.tiny import recipes
 from tinybridge.training.sentences import sentences
 
 ROOT = Path(__file__).parents[2]
@@ -44,9 +45,10 @@ def small(tmp_path_factory):
 def test_a_row_for_every_run(small):
     runs = rows_of(small[0] / "runs.csv")
     counts = Counter((r["space"], r["bridge"], r["t0"], r["rows"], r["sampler"]) for r in runs)
-    wanted = {("embedding", name, 0.4, 20, n): 2 for name in bridge.BRIDGES for n in (1, 2)}
-    wanted |= {(space, "desired", 0.4, 20, 2): 2 for space in ("text", "token")}
-    wanted |= {("embedding", "desired", 0.2, 20, 2): 2, ("embedding", "desired", 0.4, 1, 2): 2}
+    rows = recipes.T5_LENGTH
+    wanted = {("embedding", name, 0.4, rows, n): 2 for name in bridge.BRIDGES for n in (1, 2)}
+    wanted |= {(space, "desired", 0.4, rows, 2): 2 for space in ("text", "token")}
+    wanted |= {("embedding", "desired", 0.2, rows, 2): 2, ("embedding", "desired", 0.4, 1, 2): 2}
     assert counts == wanted
     assert all(math.isfinite(row[name]) for row in runs for name in tables.MEASURES)
     assert {row["seed"] for row in runs} == {0, 1}
@@ -74,7 +76,9 @@ def test_what_is_there_is_not_computed_again(small, monkeypatch):
 def test_only_what_is_missing_is_computed(small, tmp_path, capsys):
     folder, _ = small
     lines = (folder / "runs.csv").read_text().splitlines(keepends=True)
-    lost = next(k for k, line in enumerate(lines) if ",embedding,naive,0.4,20,2," in line)
+    lost = next(
+        k for k, line in enumerate(lines) if f",embedding,naive,0.4,{recipes.T5_LENGTH},2," in line
+    )
     (tmp_path / "runs.csv").write_text("".join(lines[:lost] + lines[lost + 1 :]))
     places = ["--out", str(tmp_path), "--store", str(folder / "prompts")]
     assert compare.main(["--small", "--seeds", "2", "--only", "bridges", *places]) == 0
@@ -98,7 +102,7 @@ def test_rows_beyond_the_length_stay_zero(small):
     files = [f for f in (small[0] / "prompts").iterdir() if "-0-1-0.15-" in f.name]
     assert len(files) == 1  # seed 0, one row
     prompt = Prompt.load(files[0])
-    assert prompt.residual.shape == (20, 128)
+    assert prompt.residual.shape == (recipes.T5_LENGTH, recipes.FLUX.hidden_size)
     assert prompt.residual[0].abs().min() > 0 and not prompt.residual[1:].any()
     assert json.loads(prompt.meta["curve"]) == []
 
