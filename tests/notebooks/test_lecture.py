@@ -1,5 +1,6 @@
 """The lecture kit: slides and links are in place, the paths lead through what is there."""
 
+import copy
 import itertools
 import re
 from pathlib import Path
@@ -144,6 +145,44 @@ def test_an_appendix_is_on_no_path():
     assert lecture.sections(book) == [0, 1, -1, -1, 2]
 
 
+NOTEBOOKS = {
+    path.name: nbformat.read(path, as_version=4) for path in sorted(FOLDER.glob("*.ipynb"))
+}
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_cell_is_dressed(name):
+    dressed = lecture.dress(copy.deepcopy(NOTEBOOKS[name]), name)
+    assert dressed == NOTEBOOKS[name], "run python notebooks/lecture.py"
+
+
+def test_an_undressed_notebook_is_seen():
+    book = copy.deepcopy(NOTEBOOKS["00_a_world_of_points.ipynb"])
+    del book.cells[3].metadata["slideshow"]
+    assert lecture.dress(copy.deepcopy(book), "00_a_world_of_points.ipynb") != book
+
+
+@pytest.mark.parametrize("path", lecture.PATHS)
+def test_a_path_leads_through_sections_that_exist_in_its_time(path):
+    total = 0.0
+    found = {name[:2]: (name, notebook) for name, notebook in NOTEBOOKS.items()}
+    assert len(found) == len(NOTEBOOKS), "two notebooks have one number"
+    for number, chosen in lecture.PATHS[path].items():
+        name, book = found[number]
+        assert set(chosen) <= set(lecture.sections(book)), f"{name} has not sections {chosen}"
+        total += lecture.minutes(lecture.on_path(path, book, name))
+    assert 0.7 * float(path) <= total <= float(path), f"{total:.0f} minutes: choose other sections"
+
+
+def test_readme_tells_the_paths_as_they_are():
+    """Minutes to within two, so that a word more in a notebook changes no README."""
+    count = re.compile(r" (-?\d+) \|$", re.MULTILINE)
+    fresh = lecture.tabled(README, NOTEBOOKS)
+    assert count.sub("", fresh) == count.sub("", README), "run python notebooks/lecture.py"
+    told, now = count.findall(README), count.findall(fresh)
+    assert all(abs(int(a) - int(b)) <= 2 for a, b in zip(told, now, strict=True))
+
+
 def test_readme_lists_the_exercises_as_they_are():
     exercises = (FOLDER / "exercises").glob("*.ipynb")
     rows = []
@@ -154,7 +193,7 @@ def test_readme_lists_the_exercises_as_they_are():
     assert len(rows) == 12 and "\n".join(rows[:7]) in README and "\n".join(rows[7:]) in README
 
 
-@pytest.mark.parametrize("name", ["README.md", "glossary.md"])
+@pytest.mark.parametrize("name", ["README.md", "glossary.md", "history.md"])
 def test_links_lead_somewhere(name):
     links = re.findall(r"\]\(([\w./-]+)\)", (FOLDER / name).read_text())
     assert links and all((FOLDER / link).exists() for link in links)
