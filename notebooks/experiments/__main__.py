@@ -16,12 +16,7 @@ import platform
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from datetime import UTC, datetime
-from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts: a job has one thread
@@ -31,17 +26,8 @@ from tqdm import tqdm
 
 from notebooks.experiments import everything, report, table
 from notebooks.experiments.everything import Job
-from notebooks.experiments.lab import (
-    BUNDLED,
-    FULL,
-    ROOT,
-    SMALL,
-    STORE,
-    Budget,
-    Lab,
-    fingerprint,
-    title,
-)
+from notebooks.experiments.lab import BUNDLED, FULL, ROOT, SMALL, STORE, fingerprint, title
+from notebooks.experiments.work import finished
 
 MACHINE = (
     "date",
@@ -54,24 +40,6 @@ MACHINE = (
     "cpu_seconds",
     "seconds",
 )
-
-
-@cache
-def lab(backbone: str, budget: Budget, store: Path) -> Lab:
-    """One for each model in a process."""
-    return Lab(backbone, budget, store)
-
-
-def work(job: Job, budget: Budget, store: Path, out: Path) -> dict[str, list[dict]]:
-    """The rows of a job, in whichever process; tables are written by the first one alone."""
-    torch.set_num_threads(1)
-    table.RESULTS = out  # where rates are read
-    began = time.process_time()
-    here = lab(job.backbone, budget, store)
-    found = everything.module(job.experiment).run(here, dict(job.key))
-    spent = round(time.process_time() - began, 1)
-    about = {"backbone": here.name, "model": here.model, "seconds": spent}
-    return {file: [row | about for row in rows] for file, rows in found.items()}
 
 
 def missing(jobs: list[Job], out: Path) -> list[Job]:
@@ -110,46 +78,6 @@ def machine(jobs: int) -> dict:
     }
 
 
-Rows = dict[str, list[dict]]
-
-
-def finished(
-    jobs: list[Job], flags: argparse.Namespace, budget: Budget
-) -> Iterator[tuple[Job, Rows | str]]:
-    """Each job with its rows, or with the error that ended it, as they come."""
-    until = time.monotonic() + 60 * flags.minutes
-    told = budget, flags.store, flags.out
-    if flags.jobs == 1:
-        for job in jobs:
-            if time.monotonic() < until:
-                yield job, attempt(job, *told)
-        return
-    with ProcessPoolExecutor(flags.jobs, get_context("spawn")) as pool:
-        running: dict[Future, Job] = {}
-        for job in jobs:
-            if time.monotonic() >= until:
-                break
-            running[pool.submit(attempt, job, *told)] = job
-            if len(running) > flags.jobs:
-                yield from done_of(running)
-        while running:
-            yield from done_of(running)
-
-
-def done_of(running: dict[Future, Job]) -> Iterator[tuple[Job, Rows | str]]:
-    """Takes out of `running` what is done, waiting for one at least."""
-    for future in wait(running, return_when=FIRST_COMPLETED).done:
-        yield running.pop(future), future.result()
-
-
-def attempt(job: Job, budget: Budget, store: Path, out: Path) -> Rows | str:
-    """The rows, or why there are none: one job that fails does not end the others."""
-    try:
-        return work(job, budget, store, out)
-    except (ValueError, OSError, RuntimeError, KeyError, ArithmeticError):
-        return traceback.format_exc()
-
-
 def main(argv: list[str] | None = None) -> int:
     names = [everything.name_of(experiment) for experiment in everything.ALL]
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -172,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
     rates = everything.rate_jobs(budget, flags.only)
     for phase in (rates, everything.jobs(budget, flags.only, flags.seeds)):
         todo = missing(phase, flags.out)
-        bar = tqdm(finished(todo, flags, budget), "jobs", len(todo))
+        told = flags.jobs, flags.minutes, budget, flags.store, flags.out
+        bar = tqdm(finished(todo, *told), "jobs", len(todo))
         for job, rows_of in bar:
             if isinstance(rows_of, str):
                 bar.write(f"{job.name}:\n{rows_of}", file=sys.stderr)

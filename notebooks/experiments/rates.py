@@ -17,7 +17,7 @@ from tinybridge.prompt import Prompt
 
 COLUMNS = {"rates.csv": ("what", "rate", "train_loss")}
 SEED = 100  # whose pairs no other experiment learns from
-PROMPT, OTHER = (1 / 3, 1.0, 3.0), (0.1, 1 / 3, 1.0, 3.0, 10.0)  # times the middle of a grid
+PROMPT, OTHER = (1 / 3, 1.0, 3.0, 9.0), (0.1, 1 / 3, 1.0, 3.0, 10.0)  # times the middle of a grid
 WAN = ("naive x0", "ddbm x0", "desired x0", "desired velocity", "rung tokens", "rung rows")
 
 
@@ -42,7 +42,7 @@ def jobs(budget: Budget, backbone: str) -> list[dict]:
     """The keys of all rows."""
     found = []
     for what, rates in grids(backbone).items():
-        for rate in rates if budget.name == "full" else rates[:2]:
+        for rate in rates if budget.name == "full" else rates[:1]:
             found.append({"what": what, "rate": float(f"{rate:.3g}")})
     return found
 
