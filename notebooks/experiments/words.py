@@ -16,10 +16,10 @@ from notebooks.experiments.lab import JUDGING, MEASURES, Budget, Lab, measured
 from notebooks.experiments.learning import restored
 from tinybridge.bridge import Velocity
 from tinybridge.data import scenes
-from tinybridge.tiny.make import SAID
+from tinybridge.tiny.make import CLEAR, SAID
 
 COLUMNS = {"words.csv": ("degradation", "set", "sentence", "against", "weight", *MEASURES)}
-WEIGHTS = (1, 2, 4, 8)  # of guidance; 1: the sentence alone
+WEIGHTS = (2, 4, 8)  # of guidance; 1 would be the sentence alone
 
 
 def jobs(budget: Budget, seed: int) -> list[dict]:
@@ -47,17 +47,14 @@ def run(lab: Lab, key: dict) -> dict[str, list[dict]]:
 
 def candidates(kind: str) -> list[tuple[str, str, int]]:
     """Sentence, what it is guided away from, weight; {} is the scene's own caption."""
-    bad = words(kind)[0]
-    weights_ = WEIGHTS[1:]
-    plain = [("", "", 1), ("clear", "", 1), (bad, "", 1), ("{}", "", 1), ("clear, {}", "", 1)]
-    guided = [("clear", "", w) for w in weights_] + [("clear", bad, w) for w in weights_]
-    return plain + guided + [("clear, {}", f"{bad}, {{}}", w) for w in weights_]
-
-
-def words(kind: str) -> tuple[str, ...]:
-    """What captions call a degradation."""
-    said = SAID[kind]
-    return (said,) if isinstance(said, str) else tuple(said)
+    bad = SAID[kind][0]
+    alone = [(said, "", 1) for said in ("", *CLEAR, bad, "{}", "clear, {}")]
+    guided = []
+    for weight in WEIGHTS:
+        guided.append(("clear", "", weight))
+        guided.append(("clear", bad, weight))
+        guided.append(("clear, {}", f"{bad}, {{}}", weight))
+    return alone + guided
 
 
 def judge(lab: Lab, key: dict, told: dict, first: int | None, count: int | None) -> dict:
