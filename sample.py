@@ -14,8 +14,10 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 import weights
@@ -28,40 +30,73 @@ from tinybridge.data.tables import add_row, save_table
 from tinybridge.metrics import format_measures, mean_row
 from tinybridge.prompt import Prompt, agreed
 from tinybridge.sampling.files import measure, restore_clip, restore_picture
+from tinybridge.sampling.plan import Plan, together
 from tinybridge.training import machine
 from tinybridge.windows import AtOnce, Windows
 
 MEASURES = "psnr_degraded ssim_degraded psnr ssim"  # columns of metrics.csv
 CHANGES = " change_degraded change change_clean"  # of clips as well
 LEARNED = (64, 64)  # (H, W) of all that the bundled tiny models have seen
-TOGETHER, MOST_TOGETHER = 2**20, 64  # pixels in windows that are one batch, and how many of those
 
 
 def tell(line: str) -> None:
     tqdm.write(f"error: {line}", file=sys.stderr)
 
 
-def load_backbone(flags: argparse.Namespace, prompts: list, grid: bool) -> Backbone:
-    """The backbone as the flags say. ValueError names the prompt's file that does not fit it."""
-    dtype = getattr(torch, flags.dtype, None)  # "auto": None
-    keep = prompts[0].space == "token"
+def chosen_dtype(flags: argparse.Namespace) -> torch.dtype:
+    """The transformer's dtype: "auto" is float32 on a CPU, else bfloat16."""
+    usual = torch.float32 if flags.device == "cpu" else torch.bfloat16
+    return getattr(torch, flags.dtype, usual)
+
+
+def encoders_at(flags: argparse.Namespace, prompts: list) -> dict[str, Any]:
+    """What the loader is told of files and text."""
     rows = len(next(prompts[0].parameters()))
-    length = 512 if flags.backbone == "wan" and rows == 512 else None  # the vendor's, not 226
-    place = flags.backbone, flags.weights
-    where = {"length": length, "parts": weights.named_parts(flags.part)}
-    where |= {"text": flags.text, "conditioning": flags.conditioning}
-    where |= {"weights_dtype": flags.weights_dtype, "offload": flags.offload}
-    headers = weights.load_backbone(*place, "meta", **where)
-    weights.check_prompts(headers, prompts, flags.prompt, flags.weights or "no --weights")
-    if flags.size is not None:
-        Windows.of_side(flags.size, headers.stride)
-    backbone = weights.load_backbone(*place, flags.device, dtype, keep_encoder=keep, **where)
-    backbone.grid, backbone.tile = grid, flags.tile
+    return {
+        "name": flags.backbone,
+        "path": flags.weights,
+        "length": 512 if flags.backbone == "wan" and rows == 512 else None,  # the vendor's, not 226
+        "parts": weights.named_parts(flags.part),
+        "text": flags.text,
+        "conditioning": flags.conditioning,
+    }
+
+
+def load_backbone(
+    flags: argparse.Namespace,
+    prompts: list,
+    device: str,
+    dtype: torch.dtype,
+    weights_dtype: str | None = None,
+    offload: bool = False,
+) -> Backbone:
+    """The backbone as the flags say; on the device "meta" from headers alone."""
+    where = encoders_at(flags, prompts)
+    where |= {"weights_dtype": weights_dtype or flags.weights_dtype, "offload": offload}
+    keep = prompts[0].space == "token"
+    backbone = weights.load_backbone(**where, device=device, dtype=dtype, keep_encoder=keep)
+    backbone.grid = agreed(prompts).grid
+    backbone.tile = flags.tile
     if flags.size is not None:
         backbone.size = flags.size
-    if flags.compile:
+    if flags.compile and device != "meta":
         machine.compile_blocks(backbone.model)
     return backbone
+
+
+def what_it_needs(flags: argparse.Namespace, prompts: list, jobs: list[Job], frames: int) -> str:
+    """Memory for the largest of the inputs, in one line; ValueError in one if it cannot be had."""
+
+    def load(**changes: Any) -> Backbone:
+        told = {"dtype": chosen_dtype(flags)} | changes
+        return load_backbone(flags, prompts, "meta", **told)
+
+    def encoders(offload: bool) -> list[nn.Module]:
+        return weights.text_encoders(**encoders_at(flags, prompts), offload=offload)
+
+    offload = flags.offload and flags.device != "cpu"  # where there is a host beside it
+    plan = Plan(load, prompts, encoders, flags.device, frames, flags.batch_size, offload)
+    return plan.told([job.file for job in jobs])
 
 
 def windows_of(backbone: Backbone, size: tuple[int, int]) -> int:
@@ -98,17 +133,21 @@ def run(flags: argparse.Namespace) -> int:
     table = check_outputs(flags, good)
     model = flags.weights or f"the bundled tiny {flags.backbone.upper()} (no --weights)"
     head = f"{model}, {path} bridge from t0 {t0} in {flags.steps} steps, {flags.device}"
-    if not video:
-        print(head)
-    backbone = load_backbone(flags, prompts, trained.grid)
+    headers = load_backbone(flags, prompts, "meta", chosen_dtype(flags))
+    weights.check_prompts(headers, prompts, flags.prompt, flags.weights or "no --weights")
+    Windows.of_side(headers.size, headers.stride)
+    frames = 1
+    one = partial(restore_picture, most=flags.max_pixels or LARGEST)
     if video:
-        stride = backbone.vae.time_stride
-        window = backbone.window if flags.window is None else flags.window
-        shared = stride * Windows.of(window, flags.overlap, stride).overlap
-        print(f"{head}, windows of {window} frames that share {shared}")
-        one = partial(restore_clip, window=window, overlap=flags.overlap)
-    else:
-        one = partial(restore_picture, most=flags.max_pixels or LARGEST)
+        stride = headers.vae.time_stride
+        frames = headers.window if flags.window is None else flags.window
+        shared = stride * Windows.of(frames, flags.overlap, stride).overlap
+        head = f"{head}, windows of {frames} frames that share {shared}"
+        one = partial(restore_clip, window=frames, overlap=flags.overlap)
+    print(head)
+    print(what_it_needs(flags, prompts, good, frames))
+    placed = flags.device, chosen_dtype(flags)
+    backbone = load_backbone(flags, prompts, *placed, offload=flags.offload)
     table.parent.mkdir(parents=True, exist_ok=True)
     if left_out:
         print(left_out)
@@ -127,10 +166,8 @@ def run(flags: argparse.Namespace) -> int:
                 f"{backbone.size}x{backbone.size} pixels (--size), averaged at every step"
             )
 
-    pixels = backbone.size**2 * (window if video else 1)
-    together = flags.batch_size or min(MOST_TOGETHER, max(1, TOGETHER // pixels))
     options = {"bridge": path, "steps": flags.steps, "t0": t0, "seed": flags.seed, "look": look}
-    options["batch_size"] = AtOnce(together, tqdm.write)
+    options["batch_size"] = AtOnce(flags.batch_size or together(backbone, frames), tqdm.write)
     one = partial(one, backbone=backbone, prompts=prompts, **options)
     failed, there = restore_all(flags, jobs, one, table)
     done = f"{len(jobs) - failed} of {len(jobs)} {'clips' if video else 'pictures'} restored"

@@ -8,8 +8,6 @@
 --space token learns what the text encoder reads instead. Here are the flags and the report, the
 loop is in tinybridge/training/loop.py; the README.md beside it tells what a run leaves and how it
 goes on.
-
-Letters: M held-out pairs, T frames, H W sides.
 """
 
 import argparse
@@ -17,13 +15,12 @@ import io
 import os
 import sys
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from tqdm import tqdm
+from torch import nn
 
 import weights
 from tinybridge import bridge
@@ -31,24 +28,26 @@ from tinybridge.backbone import Backbone
 from tinybridge.data import degradations
 from tinybridge.data.outputs import check_folder, keep_apart, keep_out
 from tinybridge.data.pairs import left_out
-from tinybridge.data.sheet import sheet
-from tinybridge.data.tables import save_table
-from tinybridge.metrics import measures, psnr
-from tinybridge.prompt import Prompt, Tokens
-from tinybridge.restoration import restore
 from tinybridge.training import loop, run_state
 from tinybridge.training.machine import (
     COMPILE,
     Terminated,
     compile_blocks,
-    halved,
     one_line,
     pick_device,
     processes,
     show_any_name,
     sigterm_interrupts,
 )
-from tinybridge.training.pairs import Pairs, drawn_pairs, file_pairs, find_files, parse_size
+from tinybridge.training.pairs import (
+    Pairs,
+    drawn_pairs,
+    file_pairs,
+    find_files,
+    parse_size,
+)
+from tinybridge.training.plan import Plan
+from tinybridge.training.report import report
 from tinybridge.training.settings import LOSSES, SPACES, Settings
 from tinybridge.windows import out_of_memory
 
@@ -66,50 +65,6 @@ DEFAULTS = {
 DERIVATIVE = "learned on FLUX.1-dev, or on a model of its kind: its Non-Commercial License applies"
 
 WRITTEN = ("prompt.safetensors", run_state.STATE, run_state.LOG, *run_state.RESULTS)
-
-# ---- what came of it ---------------------------------------------------------------------------
-
-
-def report(
-    out: Path, pairs: Pairs, settings: Settings, backbone: Backbone, prompt: Prompt | Tokens
-) -> None:
-    """Held-out measures, printed and as results.csv; the first pictures or clips as preview.png."""
-    bar = partial(tqdm, desc="evaluate", leave=False)
-
-    def walk(prompts: list, batch_size: int) -> Tensor:
-        options = {"bridge": settings.bridge, "t0": settings.t0, "batch_size": batch_size}
-        return restore(backbone, prompts, pairs.degraded, progress=bar, **options)
-
-    n = settings.micro_batch or settings.batch_size
-    shown = {
-        "degraded": pairs.degraded,
-        "no prompt": halved(partial(walk, []), n),
-        "restored": halved(partial(walk, [prompt]), n),
-    }
-    judged = shown | ({"clean": pairs.clean} if backbone.video else {})
-    rows = [{"picture": name} | measures(pixels, pairs.clean) for name, pixels in judged.items()]
-    save_table(out / "results.csv", "picture psnr ssim" + " change" * backbone.video, rows)
-    head = f"{len(pairs.clean):>3} held-out {'clips' if backbone.video else 'pictures'}"
-    print(f"\n{head:<22} PSNR, dB    SSIM{'  change' * backbone.video}")
-    for row in rows:
-        change = f"{row['change']:8.4f}" if "change" in row else ""
-        print(f"{row['picture']:<22} {row['psnr']:8.2f} {row['ssim']:7.3f}{change}")
-    each = torch.stack([psnr(p[:6], pairs.clean[:6]) for p in shown.values()], 1)  # [6, 3]
-    notes = [[*(f"{db:.1f} dB" for db in row), ""] for row in each]
-    columns = [filmstrip(p[:6]) for p in (*shown.values(), pairs.clean)]
-    side = 384 if backbone.video else 192
-    sheet(out / "preview.png", columns, [*shown, "clean"], notes, side=side)
-
-
-def filmstrip(pixels: Tensor) -> Tensor:
-    """Pictures as they are; of clips [M, 3, T, H, W] three frames side by side, [M, 3, H, 3W]."""
-    if pixels.ndim == 4:
-        return pixels
-    T = pixels.shape[2]
-    return pixels[:, :, [0, T // 2, T - 1]].permute(0, 1, 3, 2, 4).flatten(3)
-
-
-# ---- the run -----------------------------------------------------------------------------------
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -148,19 +103,15 @@ def run(flags: argparse.Namespace) -> None:
         drawn = "drawn scenes" if flags.backbone == "flux" else "drawn moving scenes"
         source, kind = flags.data or f"{drawn} (no --data)", flags.degradation or "all rows"
         print(f"{model}, {source}, {kind}, {flags.bridge} bridge, {flags.space} space, {device}")
-    dtype, tokens = getattr(torch, flags.dtype, None), flags.space == "token"
-    backbone = weights.load_backbone(
-        flags.backbone,
-        flags.weights,
-        device,
-        dtype,
-        keep_encoder=tokens,
-        parts=weights.named_parts(flags.part),
-        conditioning=flags.conditioning,
-        weights_dtype=flags.weights_dtype,
-        offload=flags.offload,
-    )
-    backbone.grid = not flags.no_grid
+    headers = load_backbone(flags, "meta", chosen_dtype(flags, device))
+    if flags.resume:
+        run_state.check_settings(flags.out, run_state.shared(settings, headers, facts_of(flags)))
+    shape = (frames, side, side) if wan else (side, side)
+    told = what_it_needs(flags, settings, shape, device)
+    if rank == 0:
+        print(told)
+    placed = device, chosen_dtype(flags, device)
+    backbone = load_backbone(flags, *placed, offload=flags.offload)
     if flags.compile:
         compile_blocks(backbone.model)
     quiet = rank > 0
@@ -170,6 +121,54 @@ def run(flags: argparse.Namespace) -> None:
     else:
         pairs = file_pairs(backbone, found, side, frames, quiet, flags.out)
     learn(flags, backbone, pairs, settings)
+
+
+def chosen_dtype(flags: argparse.Namespace, device: str) -> torch.dtype:
+    """The transformer's dtype: "auto" is float32 on a CPU, else bfloat16."""
+    return getattr(torch, flags.dtype, torch.float32 if device == "cpu" else torch.bfloat16)
+
+
+def load_backbone(
+    flags: argparse.Namespace,
+    device: str,
+    dtype: torch.dtype,
+    weights_dtype: str | None = None,
+    offload: bool = False,
+) -> Backbone:
+    """The backbone as the flags say; on the device "meta" from headers alone."""
+    backbone = weights.load_backbone(
+        flags.backbone,
+        flags.weights,
+        device,
+        dtype,
+        keep_encoder=flags.space == "token",
+        parts=weights.named_parts(flags.part),
+        conditioning=flags.conditioning,
+        weights_dtype=weights_dtype or flags.weights_dtype,
+        offload=offload,
+    )
+    backbone.grid = not flags.no_grid
+    return backbone
+
+
+def what_it_needs(
+    flags: argparse.Namespace, settings: Settings, shape: tuple[int, ...], device: str
+) -> str:
+    """Memory for a step in one line; ValueError in one if it cannot be had."""
+
+    def load(**changes: Any) -> Backbone:
+        return load_backbone(flags, "meta", **{"dtype": chosen_dtype(flags, device)} | changes)
+
+    place, parts = (flags.backbone, flags.weights), weights.named_parts(flags.part)
+    told = {"parts": parts, "conditioning": flags.conditioning}
+
+    def encoders(offload: bool) -> list[nn.Module]:
+        return weights.text_encoders(*place, **told, offload=offload)
+
+    offload = flags.offload and device != "cpu"  # where there is a host beside it
+    share = settings.batch_size // processes()[1]
+    at_once = min(share, settings.micro_batch or share)
+    return Plan(load, encoders, device, shape, share, at_once, offload).told()
 
 
 def join_processes(device: str) -> str:
@@ -185,6 +184,13 @@ def join_processes(device: str) -> str:
     return device
 
 
+def facts_of(flags: argparse.Namespace) -> dict[str, object]:
+    """What a run must share with the one that it goes on with, beside its settings."""
+    facts = {name: getattr(flags, name) for name in ("weights", "data", "degradation", "size")}
+    facts |= {"conditioning": flags.conditioning, "weights_dtype": flags.weights_dtype}
+    return facts | {"compile": flags.compile or None}  # None: as in the states of older runs
+
+
 def learn(flags: argparse.Namespace, backbone: Backbone, pairs: Pairs, settings: Settings) -> None:
     """The loop, and what it leaves in --out."""
     prompt, out = loop.init_prompt(backbone, settings), flags.out
@@ -192,11 +198,8 @@ def learn(flags: argparse.Namespace, backbone: Backbone, pairs: Pairs, settings:
         prompt.meta["degradation"] = flags.degradation
     if flags.weights and backbone.name == "flux" and backbone.guidance is not None:
         prompt.meta["licence"] = DERIVATIVE
-    facts = {name: getattr(flags, name) for name in ("weights", "data", "degradation", "size")}
-    facts |= {"conditioning": flags.conditioning, "weights_dtype": flags.weights_dtype}
-    facts["compile"] = flags.compile or None  # None: as in the states of older runs
     try:
-        loop.learn(backbone, prompt, pairs, settings, out, flags.resume, facts)
+        loop.learn(backbone, prompt, pairs, settings, out, flags.resume, facts_of(flags))
     except FloatingPointError as error:
         raise FloatingPointError(
             f"{out}: {error}; what was saved before is kept; begin again in another --out with an "

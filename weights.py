@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from tinybridge.checkpoints import (
     load_backbone,
     load_clip,
@@ -23,9 +25,11 @@ from tinybridge.checkpoints import (
     load_wan,
     load_wan_vae,
     save_conditioning,
+    text_encoders,
     with_texts,
 )
 from tinybridge.checkpoints.backbones import (
+    SIZES,
     TINY,
     find_parts,
     missing_parts,
@@ -45,6 +49,7 @@ from tinybridge.checkpoints.load import build, open_part, recognise
 from tinybridge.checkpoints.relatives import check_names, check_pipeline
 from tinybridge.checkpoints.scales import take_scales
 from tinybridge.checkpoints.tensors import open_checkpoint
+from tinybridge.training import machine, need
 
 PART = "PART=FILE: a part that lies elsewhere or beside another one, as umt5=FILE; repeatable"
 CONDITIONING = "file of `weights.py conditioning`, which stands for text encoder and tokenizer"
@@ -56,6 +61,7 @@ __all__ = [
     "FLOAT8",
     "OFFLOAD",
     "PART",
+    "SIZES",
     "TINY",
     "check_prompts",
     "inspect",
@@ -69,6 +75,7 @@ __all__ = [
     "load_wan_vae",
     "named_parts",
     "save_conditioning",
+    "text_encoders",
     "with_texts",
 ]
 
@@ -108,7 +115,32 @@ def inspect(
         longest = usual_length(name, opened)
         conditioning_for(conditioning, name, opened[name].config, longest)
         print(f"{conditioning}: {read_conditioning(conditioning).describe()}")
-    print(f"{path}: {missing_parts(path, name, files) or 'a whole backbone'}")
+    lacks = missing_parts(path, name, files)
+    print(f"{path}: {lacks or 'a whole backbone'}")
+    if not lacks:
+        for line in what_it_needs(name, path, parts, conditioning):
+            print(line)
+
+
+def what_it_needs(
+    name: str, path: Path, parts: Mapping[str, Path] | None, conditioning: Path | None
+) -> list[str]:
+    """Memory to restore what the model sees at once, on this machine's CPU in either dtype."""
+    size, frames, what = (SIZES[name], SIZES[name]), 1, "a picture of {1}x{0}"
+    if name == "wan":
+        size, frames, what = (480, 832), 33, "33 frames of {1}x{0}"
+    where = {"path": path, "parts": parts, "conditioning": conditioning}
+    encoders = text_encoders(name, **where)
+    lines = []
+    for dtype in (torch.float32, torch.bfloat16):
+        headers = load_backbone(name, device="meta", dtype=dtype, **where)
+        read = need.to_encode_text(encoders, headers.length)
+        found = need.to_restore(headers, [], size, frames, text=read)
+        lines.append(f"{what.format(*size)} in {str(dtype).removeprefix('torch.')} {found}")
+    there = machine.memory_there("cpu")
+    if there is not None:
+        lines.append(f"there are {need.gb(there)} GB")
+    return lines
 
 
 def describe(path: Path, part: str, check_values: bool) -> str:

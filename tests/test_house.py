@@ -32,7 +32,7 @@ OURS = {  # room: the rooms that it may import
     "data": "",
     "checkpoints": "flux flux_vae wan wan_vae text backbone",
     "training": "bridge prompt backbone restoration windows metrics data",
-    "sampling": "backbone restoration metrics data",
+    "sampling": "backbone restoration metrics data training",
     "tiny": "flux flux_vae wan wan_vae text bridge metrics data",
 }
 SCRIPTS = ("weights", "train", "sample")

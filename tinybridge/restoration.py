@@ -23,6 +23,7 @@ from tinybridge.metrics import cuts, shots
 from tinybridge.prompt import agreed
 from tinybridge.windows import AtOnce, Windows, out_of_memory, over_sides, sample_windows
 
+TOGETHER = 2**20  # pixels of several pictures that go through the autoencoder at once
 EXACT = 2**22  # pixels of a picture whose tiles give the autoencoder's untiled result
 SIDE = 2  # places of a latent along a side of a token
 
@@ -157,11 +158,13 @@ def restore(
             done.append(torch.cat(list(frames), 1)[None])  # [1, 3, T, H, W]
         return torch.cat(done)
     backbone, path, t0, velocity = prepare(backbone, prompts, bridge, steps, t0, at_once)
+    coded = max(1, min(at_once.n, TOGETHER // max(1, pictures[0, 0].numel())))
+    coded_at_once = AtOnce(coded, at_once.tell)
     for batch in pictures.split(at_once.n):  # [B', 3, ..., H, W]
-        y = at_once(partial(encode, backbone), batch)  # [B', C, ..., h, w]
+        y = coded_at_once(partial(encode, backbone), batch)  # [B', C, ..., h, w]
         noise = bridges.draw_noise(y[:1], torch.Generator().manual_seed(seed)).expand_as(y)
         x0 = bridges.sample(path, velocity, y, steps, t0, noise=noise, progress=progress)
-        pixels = at_once(partial(decode, backbone, size=tuple(batch.shape[2:])), x0)
+        pixels = coded_at_once(partial(decode, backbone, size=tuple(batch.shape[2:])), x0)
         done.append(pixels.float().cpu())
     return torch.cat(done)
 

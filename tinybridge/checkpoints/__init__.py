@@ -1,6 +1,11 @@
 """Official checkpoints into our models, every tensor accounted for."""
 
-from tinybridge.checkpoints.backbones import load_backbone, save_conditioning, with_texts
+from tinybridge.checkpoints.backbones import (
+    load_backbone,
+    save_conditioning,
+    text_encoders,
+    with_texts,
+)
 from tinybridge.checkpoints.load import (
     load_clip,
     load_flux,
@@ -21,5 +26,6 @@ __all__ = [
     "load_wan",
     "load_wan_vae",
     "save_conditioning",
+    "text_encoders",
     "with_texts",
 ]

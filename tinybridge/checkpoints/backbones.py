@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from tinybridge.backbone import Backbone
 from tinybridge.checkpoints.conditioning import (
     ENCODERS,
     brought,
+    encoders_to_read,
     text_conditioning,
     token_ids,
 )
@@ -86,6 +88,24 @@ def load_backbone(
         backbone.encoder = build(encoder, device, dtype, offload=offload)
         backbone.ids = token_ids(files, [text], longest).to(device)
     return backbone
+
+
+def text_encoders(
+    name: str,
+    path: Where | None = None,
+    text: str = "",
+    length: int | None = None,
+    parts: Mapping[str, Where] | None = None,
+    conditioning: Where | None = None,
+    offload: bool = False,
+) -> list[nn.Module]:
+    """Those that load_backbone will read if it is told the same, of headers; none: none is read."""
+    if conditioning:
+        return []
+    files = backbone_files(name, path, parts)
+    models = {part: open_part(part, file) for part, file in files.items() if part in KINDS}
+    longest = length or usual_length(name, models)
+    return encoders_to_read(files, models, [text], longest, offload)
 
 
 def usual_length(name: str, models: Mapping[str, Opened]) -> int:

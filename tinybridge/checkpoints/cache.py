@@ -35,13 +35,7 @@ def cached(
     that cannot be read or holds NaN is computed again; a folder that cannot be written only
     costs a warning on stderr.
     """
-    marks = {
-        "arguments": arguments,
-        "files": sorted(identity(file) for file in files),
-        "version": __version__,
-    }
-    key = hashlib.sha256(json.dumps(marks, sort_keys=True).encode()).hexdigest()[:32]
-    file = folder() / f"{name}-{key}.safetensors"
+    file, key = place(name, files, arguments)
     tensors = read(file, key)
     if tensors is None:
         tensors = {label: tensor.cpu().contiguous() for label, tensor in compute().items()}
@@ -50,6 +44,17 @@ def cached(
         except OSError as error:
             print(f"warning: not cached, will be computed again: {error}", file=sys.stderr)
     return tensors
+
+
+def place(name: str, files: Iterable[Path], arguments: dict[str, str | int]) -> tuple[Path, str]:
+    """The cache file for what `cached` is given, whether it is there or not, and its key."""
+    marks = {
+        "arguments": arguments,
+        "files": sorted(identity(file) for file in files),
+        "version": __version__,
+    }
+    key = hashlib.sha256(json.dumps(marks, sort_keys=True).encode()).hexdigest()[:32]
+    return folder() / f"{name}-{key}.safetensors", key
 
 
 def folder() -> Path:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tinybridge.checkpoints.cache import cached
+from tinybridge.checkpoints.cache import cached, place
 from tinybridge.checkpoints.configs import read_json
 from tinybridge.checkpoints.load import Device, Opened, build
 from tinybridge.checkpoints.tensors import open_checkpoint
@@ -99,14 +99,37 @@ def text_conditioning(
             f"the text has a token of id {int(ids.max())}: leave that word out"
         )
     encode = partial(wan_text if name == "wan" else flux_text, offload=offload)
+    marks = cache_marks(files, models, texts, ids)
+    kept = cached(*marks, lambda: encode(files, models, texts, ids, device))
+    return kept["context"], kept.get("pooled")
+
+
+def cache_marks(
+    files: dict[str, Path], models: dict[str, Opened], texts: list[str], ids: Tensor
+) -> tuple[str, list[Path], dict[str, str | int]]:
+    """What the conditioning of n texts depends on, as `cached` takes it. ids [n, L]."""
     read = [file for part in ENCODERS if part in models for file in models[part].files()]
     for part, file in files.items():
         if part.endswith("tokens"):
             beside = [file.with_name(other) for other in ("merges.txt", "tokenizer_config.json")]
             read += [file, *(other for other in beside if other.is_file())]
     told = {"text": "\0".join(texts), "length": ids.shape[1]}
-    kept = cached(name, read, told, lambda: encode(files, models, texts, ids, device))
-    return kept["context"], kept.get("pooled")
+    return "wan" if "umt5" in models else "flux", read, told
+
+
+def encoders_to_read(
+    files: dict[str, Path],
+    models: dict[str, Opened],
+    texts: list[str],
+    longest: int,
+    offload: bool = False,
+) -> list[nn.Module]:
+    """The encoders, of headers, that `text_conditioning` fills: none where the cache has it."""
+    file, _ = place(*cache_marks(files, models, texts, token_ids(files, texts, longest)))
+    if file.is_file():
+        return []
+    found = [part for part in ENCODERS if part in models]
+    return [build(models[p], "meta", None, offload=offload and p != "clip") for p in found]
 
 
 def flux_text(

@@ -53,7 +53,8 @@ def _sums(x: Tensor, groups: int) -> Tensor:
     """Count, sum and sum of squares of each group [3, B, G], in float64: tiles are added up."""
     x = x.unflatten(1, (groups, -1))  # [B, G, C/G, H, W]
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    variance, mean = (m.cpu().double() for m in torch.var_mean(x, (2, 3, 4), correction=0))
+    host = "meta" if x.is_meta else "cpu"
+    variance, mean = (m.to(host).double() for m in torch.var_mean(x, (2, 3, 4), correction=0))
     return torch.stack((torch.ones_like(mean), mean, variance + mean**2)) * x[0, 0].numel()
 
 

@@ -4,7 +4,8 @@
 restore_stream.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tinybridge.backbone import Backbone
-from tinybridge.data import clips, formats, pictures
+from tinybridge.data import clips, container, formats, pictures
 from tinybridge.data.jobs import Job, shown
 from tinybridge.metrics import Score, format_cuts
 from tinybridge.restoration import restore, restore_stream
@@ -22,6 +23,32 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} frames [{elapsed}<{rema
 BRIEF = 2  # seconds; a picture that takes longer gets a bar of its own
 
 Look = Callable[[Path, tuple[int, int]], None]
+
+
+def frame_size(file: Path) -> tuple[int, int] | None:
+    """(H, W) of a picture, or of a clip's frames as stored, by its header; None: unsaid."""
+    try:
+        if file.is_dir():
+            file = pictures.pictures(file)[0]
+        if file.suffix.lower() in container.MUXERS:
+            with container.opened(file) as (_, track):
+                return track.codec_context.height, track.codec_context.width
+        with formats.opened(file) as image:
+            return image.height, image.width
+    except (ValueError, OSError):  # whoever restores it will tell
+        return None
+
+
+def timed(name: str, steps: Sequence[int]) -> Iterator[int]:
+    """The steps with a bar; where they are slow a line says after the first how long they take."""
+    began = time.perf_counter()
+    for k, step in enumerate(tqdm(steps, name, delay=BRIEF, leave=False)):
+        yield step
+        seconds = time.perf_counter() - began
+        left = len(steps) - 1
+        if k == 0 and left and seconds > BRIEF:
+            rest = tqdm.format_interval(left * seconds)
+            tqdm.write(f"{name}: {seconds:.1f} s a step, {rest} for the {left} others")
 
 
 def restore_picture(
@@ -38,7 +65,7 @@ def restore_picture(
     except formats.TooLarge as error:
         raise ValueError(f"{error}: make it smaller, or set a larger --max-pixels") from None
     look(job.file, degraded.size)
-    bar = partial(tqdm, desc=job.file.name, delay=BRIEF, leave=False)
+    bar = partial(timed, job.file.name)
     pixels = restore(backbone, prompts, degraded.pixels[None], progress=bar, **options)[0]
     pictures.write(job.out, finite(job, pixels, "picture"), degraded)  # [3, H, W]
     if lost := pictures.not_kept(degraded, job.out):

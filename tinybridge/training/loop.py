@@ -15,7 +15,7 @@ Letters: B global batch; latents are [C, h, w] of pictures [3, H, W], or [C, t, 
 
 import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -209,19 +209,17 @@ def learn(
     check(settings, world)
     groups = [{"params": [p], "slower": SLOWER.get(n, 1)} for n, p in prompt.named_parameters()]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    model = {"backbone": backbone.name, "grid": str(backbone.grid).lower()}
-    prompt.meta |= model | {"version": __version__}
+    prompt.meta |= run_state.of_model(backbone) | {"version": __version__}
     for name in ("bridge", "space", "t0", "t_low", "seed", "loss"):
         prompt.meta[name] = str(getattr(settings, name))
-    shared = asdict(settings) | model | (facts or {})
-    del shared["every"], shared["micro_batch"]
+    same = run_state.shared(settings, backbone, facts)
     micro_batch = settings.micro_batch or settings.batch_size
 
     done, rows = 0, []
     if resume:
         if out is None:
             raise ValueError("to resume a run, `out` must name its folder")
-        done, kept = run_state.load_state(out, prompt, optimizer, shared)
+        done, kept = run_state.load_state(out, prompt, optimizer, same)
         micro_batch = min(micro_batch, int(kept.get("micro_batch", micro_batch)))
         rows = run_state.load_log(out, done)
     settings = replace(settings, micro_batch=micro_batch)
@@ -233,7 +231,7 @@ def learn(
         if out and rank == 0:  # the state last: what it names is there
             save_table(out / run_state.LOG, COLUMNS, rows)
             prompt.save(out / "prompt.safetensors")
-            facts_now = shared | {"micro_batch": settings.micro_batch}
+            facts_now = same | {"micro_batch": settings.micro_batch}
             run_state.save_state(out, prompt, optimizer, done, facts_now)
 
     quiet = quiet or rank > 0
@@ -242,6 +240,8 @@ def learn(
     with bar, deferred_signals() as signals:
         for step in bar:
             row, settings = take_step(backbone, prompt, optimizer, pairs, settings, step)
+            if len(rows) == 0 and row["seconds"] > 1 and not quiet:
+                bar.write(f"{row['seconds']:.1f} s a step")
             rows.append(row)
             done = step + 1
             bar.set_postfix(loss=f"{row['loss']:.4f}")

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -76,6 +77,52 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
         ) from None
     for block in model.blocks:
         block.compile(backend=backend)
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+def memory_there(device: str, root: Path = Path("/")) -> int | None:
+    """Bytes that a run may still take: of the GPU, or of this machine; None: nobody says.
+
+    Of the machine: what Linux calls available, or what a container's limit (cgroup, version 1 or 2)
+    leaves if that is less. root: where /proc and /sys lie.
+    """
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    known = [line.split() for line in text_of(root / "proc/meminfo").splitlines()]
+    free = [int(words[1]) * 1024 for words in known if words[0] == "MemAvailable:"]
+    for line in text_of(root / "proc/self/cgroup").splitlines():
+        _, kind, path = line.split(":", 2)
+        if kind == "":
+            top, limit, used = root / "sys/fs/cgroup", "memory.max", "memory.current"
+        elif "memory" in kind.split(","):
+            top, limit = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+            used = "memory.usage_in_bytes"
+        else:
+            continue
+        place = top / path.lstrip("/")
+        for folder in (place, *place.parents):  # each may have a limit of its own
+            if folder != top and top not in folder.parents:
+                break
+            most, taken = text_of(folder / limit).strip(), text_of(folder / used).strip()
+            if most.isdecimal() and taken.isdecimal():
+                free.append(max(0, int(most) - int(taken) + cached_files(folder)))
+    return min(free, default=None)
+
+
+def cached_files(cgroup: Path) -> int:
+    """Bytes of a cgroup's use that are copies of files, which it gives back when asked."""
+    words = [line.split() for line in text_of(cgroup / "memory.stat").splitlines()]
+    return sum(int(size) for name, size in words if name in ("inactive_file", "active_file"))
+
+
+def text_of(file: Path) -> str:
+    """What a file says; "" if there is none."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 # ---- several processes -------------------------------------------------------------------------

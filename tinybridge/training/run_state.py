@@ -6,6 +6,7 @@ that a continued run must share. Random numbers need no state: they are function
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -14,8 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from tinybridge.backbone import Backbone
 from tinybridge.data.outputs import check_table
 from tinybridge.data.tables import load_table, replacing
+from tinybridge.training.settings import Settings
 
 STATE, LOG = "state.safetensors", "log.csv"
 RESULTS = ("results.csv", "preview.png")  # that a finished run leaves beside its prompt
@@ -60,14 +63,24 @@ def find_state(out: Path) -> Path:
     return file
 
 
-def load_state(
-    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, object]
-) -> tuple[int, dict[str, str]]:
-    """Puts a saved run back into model and optimizer; its steps, and the settings saved with it.
+def of_model(backbone: Backbone) -> dict[str, str]:
+    """What a prompt remembers of its backbone."""
+    return {"backbone": backbone.name, "grid": str(backbone.grid).lower()}
 
-    FileNotFoundError if there is none, ValueError if it was begun with other settings or is
-    damaged; then nothing has been put anywhere.
-    """
+
+def shared(
+    settings: Settings, backbone: Backbone, facts: dict[str, object] | None
+) -> dict[str, object]:
+    """What a run that is resumed must have in common with what it was."""
+    same = asdict(settings) | of_model(backbone) | (facts or {})
+    del same["every"], same["micro_batch"]
+    return same
+
+
+def check_settings(
+    out: Path, settings: dict[str, object]
+) -> tuple[int, dict[str, str], dict[str, Tensor]]:
+    """What `read_state` gives; errors as in `load_state`, if it was begun with other settings."""
     file = find_state(out)
     step, kept, tensors = read_state(file)
     for key, value in settings.items():
@@ -78,6 +91,18 @@ def load_state(
                 f"{file}: the run was begun with {name} {begun}, now it is {value}; "
                 "resume with the same settings, or begin in another --out"
             )
+    return step, kept, tensors
+
+
+def load_state(
+    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, object]
+) -> tuple[int, dict[str, str]]:
+    """Puts a saved run back into model and optimizer; its steps, and the settings saved with it.
+
+    FileNotFoundError if there is none, ValueError if it was begun with other settings or is
+    damaged; then nothing has been put anywhere.
+    """
+    step, kept, tensors = check_settings(out, settings)
     wanted = {}
     for name, weight in model.named_parameters():
         wanted[name] = weight.shape
@@ -87,8 +112,8 @@ def load_state(
     if found != wanted or step < 1:
         wrong = sorted(name for name in wanted if found.get(name) != wanted[name])
         raise ValueError(
-            f"{file}: not the state of this prompt (step {step}; tensors that lack, or are not "
-            f"finite or of its size: {', '.join(wrong[:3]) or 'none'}); begin in another --out"
+            f"{out / STATE}: not the state of this prompt (step {step}; tensors that lack, or are "
+            f"not finite or of its size: {', '.join(wrong[:3]) or 'none'}); begin in another --out"
         )
     with torch.no_grad():
         for name, weight in model.named_parameters():
