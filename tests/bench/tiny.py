@@ -89,15 +89,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--backbone", choices=tuple(ROWS), nargs="+", default=list(ROWS))
     parser.add_argument("--weights", type=Path, help="a folder; default: the bundled one")
     flags = parser.parse_args(argv)
-    print("`python -m tests.bench.tiny`: drawn scenes of seeds from 3,000,000 on.\n")
-    print("| model | what | measured |\n|---|---|---|")
+    print("|model|what|measured|\n|---|---|---|")
     for name in flags.backbone:
         backbone = weights.load_backbone(name, flags.weights)
         folder = flags.weights or weights.TINY / name
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        print(f"| {name} | size | {size / 1e6:.1f} MB |")
+        print(f"|{name}|size|{size / 1e6:.1f} MB|")
         for what, measured in ROWS[name](backbone):
-            print(f"| {name} | {what} | {measured} |", flush=True)
+            print(f"|{name}|{what}|{measured}|", flush=True)
+    drawn = f"{PICTURES} scenes and {CLIPS} clips of seeds from {FIRST:,} on"
+    print(f"\n`python -m tests.bench.tiny`: {drawn}.")
 
 
 if __name__ == "__main__":
