@@ -32,7 +32,7 @@ from tinybridge.data.tables import load_table, save_table
 from tinybridge.metrics import psnr
 from tinybridge.prompt import Prompt
 from tinybridge.restoration import restore
-from train import filmstrip
+from tinybridge.training.report import filmstrip
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "tests/bench"

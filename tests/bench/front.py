@@ -78,10 +78,12 @@ def fresh(text: str, folder: Path) -> str:
         return found[1] + (found[3] if kept else str(tens(lines)))
 
     def printed(found: re.Match) -> str:
-        return found[1] + (ROOT / found[2]).read_text(encoding="utf-8").strip()
+        lines = (ROOT / found[2]).read_text(encoding="utf-8").rstrip("\n").split("\n")
+        steps = [k for k, line in enumerate(lines) if line.startswith("step ")]
+        if len(steps) > 2:  # of the way the first and the last
+            lines[steps[1] : steps[-1]] = ["..."]
+        return found[1] + "\n".join(lines)
 
-    text = TABLED.sub(lambda found: found[1] + first_table(found[2]) + "\n", text)
-    text = LISTED.sub(lambda found: found[1] + notebooks_list(folder) + "\n", text)
     text = PRINTED.sub(printed, text)
     return LENGTH.sub(length, text)
 

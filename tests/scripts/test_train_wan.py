@@ -17,7 +17,7 @@ from tinybridge.data.pairs import clip_crops
 from tinybridge.data.pairs import pairs as find_pairs
 from tinybridge.metrics import psnr, temporal_difference
 from tinybridge.prompt import Prompt
-from tinybridge.training import loop
+from tinybridge.training import loop, report
 from tinybridge.training import pairs as pairs_module
 from tinybridge.training.pairs import parse_size
 
@@ -76,11 +76,11 @@ def test_a_run_on_moving_scenes_leaves_what_it_promises(base, tmp_path, capsys):
 
 def test_a_filmstrip_shows_the_first_the_middle_and_the_last_frame():
     clip = torch.rand(2, 3, 9, 4, 6)
-    shown = train.filmstrip(clip)
+    shown = report.filmstrip(clip)
     assert shown.shape == (2, 3, 4, 18)
     for k, t in enumerate((0, 4, 8)):
         assert torch.equal(shown[..., 6 * k : 6 * k + 6], clip[:, :, t])
-    assert train.filmstrip(clip[:, :, 0]).shape == (2, 3, 4, 6)
+    assert report.filmstrip(clip[:, :, 0]).shape == (2, 3, 4, 6)
 
 
 def test_own_clips_are_cut_into_cubes_and_one_is_held_out(base, pairs, tmp_path, capsys):
