@@ -3,7 +3,7 @@
     python -m tests.bench.front
 
 In README.md and the READMEs of the wings it makes anew
-- a table: behind `<!-- table: FILE -->` the one that FILE begins with;
+- a table: behind `<!-- table: FILE -->` the first one of FILE;
 - the notebooks: behind `<!-- notebooks -->`, from the files themselves;
 - what a command printed: the block of code behind `<!-- printed: FILE -->`;
 - how long a file is: the number in `[name](file.py), 240 lines`, in tens;
@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("tinybridge/**/README.md"))]
 PAGES.append(ROOT / "notebooks/README.md")
 TABLED = re.compile(r"(<!-- table: (\S+) -->\n)(?:\|.*\n)*")
+ROWS = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 LISTED = re.compile(r"(<!-- notebooks -->\n)(?:- .*\n)*")
 PRINTED = re.compile(r"(<!-- printed: (\S+) -->\n```\w*\n)(.*?)(?=\n```)", re.DOTALL)
 MINIMAL = ROOT / "notebooks/minimal.py"
@@ -45,12 +46,14 @@ ABOUT = {  # what a title does not say
 
 
 def first_table(file: str) -> str:
-    """The lines of a file up to its first blank one, without blanks beside the bars.
+    """The first one in a file, without blanks beside its bars, which `wc -w` would count.
 
-    `wc -w` would count the bars as words.
+    ValueError if there is none.
     """
-    table = (ROOT / file).read_text(encoding="utf-8").split("\n\n")[0].strip()
-    return re.sub(r" *\| *", "|", table)
+    table = ROWS.search((ROOT / file).read_text(encoding="utf-8"))
+    if table is None:
+        raise ValueError(f"{file}: there is no table in it")
+    return re.sub(r" *\| *", "|", table[0].strip())
 
 
 def notebooks_list(folder: Path) -> str:
