@@ -47,7 +47,9 @@ def lit(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     h, w = shape
     v, u = np.mgrid[0:h, 0:w].astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
-    along = (u / max(w - 1, 1) - 0.5) * np.cos(angle) + (v / max(h - 1, 1) - 0.5) * np.sin(angle)
+    right = (u / max(w - 1, 1) - 0.5) * np.cos(angle)
+    down = (v / max(h - 1, 1) - 0.5) * np.sin(angle)
+    along = right + down
     return along / np.abs(along).max() if along.any() else along
 
 
@@ -57,7 +59,8 @@ def haze(
     """Koschmieder's law: what is far fades into the airlight, more so where the fog is thick."""
     airlight = rng.uniform(0.70, 0.95) + rng.normal(0, 0.02, (3, 1, 1))
     airlight = airlight + 0.12 * lit(rng, depth.shape)  # [3, H, W]
-    density = (0.2 + 1.6 * severity) * (0.4 + 1.2 * uneven(rng, depth.shape))  # [H, W]
+    thick = 0.4 + 1.2 * uneven(rng, depth.shape)  # [H, W]
+    density = (0.2 + 1.6 * severity) * thick
     transmission = np.exp(-density * (0.25 + 0.75 * depth))  # [H, W]
     return picture * transmission + airlight * (1 - transmission)
 
@@ -90,7 +93,8 @@ def rain(
     out = picture * (1 - 0.15 * severity)
     out = out * (1 - thick) + 0.65 * thick
     for reach in (0.10, 0.22):  # distant short drops, close long ones
-        drops = int((0.006 + 0.024 * severity) * h * w * 0.12 / reach)
+        crowd = (0.006 + 0.024 * severity) * h * w
+        drops = int(crowd * 0.12 / reach)
         lines = streaks(rng, (h, w), drops, max(2, round(reach * h)), slant)
         fallen = round(1.3 * reach * h * frame)  # a bit more than their length in every frame
         lines = np.roll(lines, (fallen, round(fallen * slant)), (0, 1))
@@ -106,13 +110,15 @@ def snow(
     n = int(15 + 85 * severity)
     v, u = np.mgrid[0:h, 0:w].astype(np.float32) / h
     places = rng.uniform(0, 1, (2, n, 1, 1)).astype(np.float32)
-    radius = 0.008 + 0.032 * rng.uniform(0, 1, (n, 1, 1)).astype(np.float32) ** 2  # [N, 1, 1]
+    size = rng.uniform(0, 1, (n, 1, 1)).astype(np.float32)
+    radius = 0.008 + 0.032 * size**2  # [N, 1, 1]
     sway = 0.01 * np.sin(400 * radius)
     down = (places[0] + (0.012 + radius) * frame) % 1  # near ones are faster
     right = (places[1] + sway * frame) % 1
     distance = np.hypot(u - right * w / h, v - down)  # [N, H, W]
     soft = 1 + 60 * np.maximum(radius - 0.02, 0) * h / 64  # near the camera: out of focus
-    flakes = np.clip((radius - distance) * h / soft + 0.5, 0, 1).max(0)  # [H, W]
+    inside = (radius - distance) * h / soft  # [N, H, W]
+    flakes = np.clip(inside + 0.5, 0, 1).max(0)  # [H, W]
     veil = 0.5 * severity * uneven(rng, depth.shape) * depth  # [H, W]
     bright = 0.88 + 0.09 * lit(rng, depth.shape)
     out = picture * (1 - veil) + 0.85 * veil
@@ -139,13 +145,16 @@ def blur(
         angle = rng.uniform(0, np.pi)
         along = np.abs(x * np.cos(angle) + y * np.sin(angle))
         across = np.abs(y * np.cos(angle) - x * np.sin(angle))
-        return smeared(np.clip(2 * radius + 0.5 - along, 0, 1) * np.clip(1 - across, 0, 1))
+        line = np.clip(2 * radius + 0.5 - along, 0, 1)
+        return smeared(line * np.clip(1 - across, 0, 1))
     focus = rng.choice((0.1, 0.9))  # of what lies there nothing is lost
     share = np.clip(np.abs(depth - focus) / 0.7, 0, 1)  # [H, W] of the largest radius
-    discs = [smeared(np.clip(k * radius + 0.5 - np.hypot(x, y), 0, 1)) for k in (0, 0.33, 0.67, 1)]
+    far = np.hypot(x, y)
     out = np.zeros_like(picture)
-    for k, disc in enumerate(discs):  # between two neighbouring discs: their mixture
-        out = out + np.clip(1 - np.abs(3 * share - k), 0, 1) * disc
+    for k, part in enumerate((0, 0.33, 0.67, 1)):  # between two neighbouring discs: their mixture
+        disc = np.clip(part * radius + 0.5 - far, 0, 1)
+        near = np.clip(1 - np.abs(3 * share - k), 0, 1)  # [H, W]
+        out = out + near * smeared(disc)
     return out
 
 
