@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import sample
 import train
 import weights
@@ -24,6 +26,12 @@ from tinybridge import flux, flux_vae, wan, wan_vae
 from tinybridge.training import loop
 
 END = object()
+
+
+def shapes_only(args: tuple) -> bool:
+    """A model without values among the arguments: what is done is the estimate before a run."""
+    models = [arg for arg in args if isinstance(arg, nn.Module)]
+    return any(next(model.parameters()).is_meta for model in models)
 
 
 class Stages:
@@ -51,6 +59,8 @@ class Stages:
         """`run` as a stage."""
 
         def wrapped(*args: Any, **options: Any) -> Any:
+            if shapes_only(args):
+                return run(*args, **options)
             self.note()
             self.open.append(name)
             self.begin()
@@ -68,6 +78,9 @@ class Stages:
         """`run`, which yields, as a stage at every item."""
 
         def wrapped(*args: Any, **options: Any) -> Iterator[Any]:
+            if shapes_only(args):
+                yield from run(*args, **options)
+                return
             items = iter(run(*args, **options))
             following = self.inside(name, lambda: next(items, END))
             while (item := following()) is not END:
