@@ -48,7 +48,7 @@ def run(
     """
     metadata = {"metadata": {"path": str(folder)}}
     client = NotebookClient(
-        notebook, timeout=600, resources=metadata, record_timing=False, coalesce_streams=True
+        notebook, timeout=1800, resources=metadata, record_timing=False, coalesce_streams=True
     )
     client.extra_arguments = ["--log-level=40"]  # else the kernel warns that it talks over TCP
     asked = {"TINYBRIDGE_FIGURES": str(figures.absolute())} if figures else {}
