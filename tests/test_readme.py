@@ -9,7 +9,9 @@ import inspect
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from notebooks import claims
 from tests.bench import degradations, front, reading
@@ -234,3 +236,18 @@ def test_lines_of_code_that_figures_name_are_there():
         assert file.read_text(encoding="utf-8").splitlines()[int(line) - 1].strip(), (
             f"{name}:{line}"
         )
+
+
+def test_the_picture_shows_the_scenes_that_are_drawn_today():
+    with Image.open(degradations.PICTURES / "restored-flux.png") as image:
+        seen = np.asarray(image.convert("RGB"))
+    high, wide, _ = seen.shape
+    assert wide <= 1000 and high <= 600
+    for k, kind in enumerate(degradations.KINDS):
+        pair = scenes.pairs(kind, [degradations.FIRST + k])
+        for row, pixels in ((0, pair[0][0]), (2, pair[1][0])):
+            tile = (pixels * 255).round().byte().permute(1, 2, 0).numpy()
+            tile = tile.repeat(2, 0).repeat(2, 1)  # [128, 128, 3]
+            top, left = 22 + row * (128 + 6 + 22), 96 + k * (128 + 6)
+            shown = seen[top : top + 128, left : left + 128]
+            assert np.abs(shown.astype(int) - tile).max() <= 1, f"run the bench: {kind}"
