@@ -71,6 +71,6 @@ def test_a_wan_prompt_of_512_rows_asks_for_the_vendors_length(rows, length, monk
 
     monkeypatch.setattr(weights, "load_backbone", load_backbone)
     flags = Namespace(backbone="wan", weights=None, device="cpu", dtype="auto", text="", part=[])
-    flags.conditioning = None
+    flags.conditioning = flags.weights_dtype = None
     with pytest.raises(ValueError, match=f"asked for {length}"):
-        sample.load_backbone(flags, [Prompt.init(rows, 8, 2, seed=0)], grid=True)
+        sample.load_backbone(flags, [Prompt.init(rows, 8, 2, seed=0)], "cpu", torch.float32)

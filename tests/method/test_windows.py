@@ -229,7 +229,8 @@ def test_nothing_shows_where_windows_of_a_picture_meet(flux, monkeypatch, name):
         found[kind] = borders(change, places, 8, 20)
     print(f"{name}: bends at windows' borders over others: {found}")
     assert found["shared"] < 1.15 * max(1, found["whole"])
-    assert found["apart"] > 1.05 * found["shared"], "the measure sees a seam"
+    if name != "one grey":  # on which the model draws the same in every window
+        assert found["apart"] > 1.05 * found["shared"], "the measure sees a seam"
 
 
 def test_the_autoencoder_in_blended_tiles_shows_no_seam_either(flux, monkeypatch):

@@ -1,7 +1,6 @@
 """What the text encoders make of a text, once: ids, encoders one at a time, a cache on disk."""
 
 import html
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +97,9 @@ def text_conditioning(
             f"{encoder.checkpoint.path}: its embedding has {encoder.config.vocab_size} rows, but "
             f"the text has a token of id {int(ids.max())}: leave that word out"
         )
-    encode = partial(wan_text if name == "wan" else flux_text, offload=offload)
+    encode = wan_text if name == "wan" else flux_text
     marks = cache_marks(files, models, texts, ids)
-    kept = cached(*marks, lambda: encode(files, models, texts, ids, device))
+    kept = cached(*marks, lambda: encode(files, models, texts, ids, device, offload))
     return kept["context"], kept.get("pooled")
 
 
