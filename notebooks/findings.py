@@ -135,14 +135,16 @@ def heat(axis: Axes, table: DataFrame, title: str, low: float, high: float) -> N
 
 def dots(axis: Axes, found: dict[str, DataFrame], title: str) -> None:
     """Differences with two standard errors to both sides: a line per degradation, a colour each."""
+    lines = sorted({name for table in found.values() for name in table.index}, key=place)
     for k, (label, table) in enumerate(found.items()):
-        heights = [i + 0.15 * (k - (len(found) - 1) / 2) for i in range(len(table))]
+        shift = 0.15 * (k - (len(found) - 1) / 2)
+        heights = [lines.index(name) + shift for name in table.index]
         spread = 2 * table["error"]
         axis.errorbar(table["mean"], heights, xerr=spread, fmt="o", ms=3, lw=1, label=label)
-        axis.set_yticks(range(len(table)), table.index)
+    axis.set_yticks(range(len(lines)), lines)
+    axis.set_ylim(len(lines) - 0.5, -0.5)  # the first on top
     axis.axvline(0, color="grey", lw=0.8)
     axis.set(title=title, xlabel="PSNR, dB")
-    axis.invert_yaxis()
     if len(found) > 1:
         legend(axis, loc="best", fontsize=7)
 
