@@ -18,7 +18,7 @@ from IPython.display import Image, display
 from matplotlib.figure import Figure
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for compare.py, which begins here
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the root, for the package
 
 from tinybridge.bridge import BRIDGES
 

@@ -19,10 +19,9 @@ from tests.oracles.prompts import sized
 from tests.oracles.wan_files import write_wan
 from tinybridge.backbone import Backbone
 from tinybridge.data import pictures, scenes
-from tinybridge.metrics import measures
 from tinybridge.prompt import Prompt, Tokens
 from tinybridge.restoration import restore
-from tinybridge.training import loop, sentences
+from tinybridge.training import loop
 from tinybridge.training.loop import Settings
 from tinybridge.training.pairs import drawn_pairs
 
@@ -203,7 +202,7 @@ def test_resume_refuses_another_space(pairs, tmp_path, capsys):
     assert train.main([*base, "--space", "token"]) == 0
     assert train.main([*base, "--resume", "--lr", "0.05"]) == 2
     assert "was begun with --space token, now it is embedding" in capsys.readouterr().err
-    with pytest.raises(SystemExit):  # nothing is learned there: notebooks/compare.py has it
+    with pytest.raises(SystemExit):  # nothing is learned there: notebooks/experiments/words.py
         train.main([*base, "--space", "text"])
     assert "invalid choice: 'text'" in capsys.readouterr().err
 
@@ -245,23 +244,3 @@ def test_files_and_values_that_are_no_tokens(tmp_path):
         with pytest.raises(ValueError, match=words) as caught:
             Prompt.load(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-# ----------------------------------------------------------------------------------- text space
-
-
-def test_the_best_sentence_is_chosen_on_training_pairs(backbone, folders, monkeypatch):
-    texts = sentences.sentences("haze", backbone.video)
-    assert texts[0] == "" and 6 <= len(texts) == len(set(texts))
-    assert any("video" in text for text in texts) == backbone.video
-    told = dict(
-        zip(texts, weights.with_texts(backbone, texts, folders[backbone.name]), strict=True)
-    )
-    pairs = drawn(backbone)
-    rows = sentences.compare(told, pairs, SHORT)
-    assert sorted(row["sentence"] for row in rows) == sorted(texts)
-    assert rows[0]["psnr"] == max(row["psnr"] for row in rows) > min(row["psnr"] for row in rows)
-    null = next(row for row in rows if row["sentence"] == "")
-    alone = restore(backbone, [], pairs.seen[0])
-    assert null["psnr"] == pytest.approx(measures(alone, pairs.seen[1])["psnr"], abs=1e-3)
-    assert sentences.sentences("fog", False) == sentences.sentences(None, False)
