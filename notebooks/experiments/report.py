@@ -40,7 +40,10 @@ class Compared:
 COMPARED = {
     "cross": Compared(
         ("states", "loss", "sampler", "calls"),
-        ("desired x0 desired 20", "naive x0 euler 20", "ddbm x0 ddbm 20"),
+        (
+            *("desired x0 desired 4", "naive x0 euler 4"),
+            *("desired x0 desired 20", "naive x0 euler 20", "ddbm x0 ddbm 20"),
+        ),
         same="{states} {loss} euler {calls}",
     ),
     "recipe": Compared(("states", "loss", "sampler", "calls"), ("desired x0 desired 4",)),
