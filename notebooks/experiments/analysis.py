@@ -156,12 +156,12 @@ def colour_fit(degraded: Tensor, clean: Tensor) -> Tensor:
     """Gain and offset of each channel, [3, 2], least squares of pixels [N, 3, H, W]: 6 numbers."""
     fits = []
     for channel in range(3):
-        x = degraded[:, channel].reshape(-1, 1)  # [NHW, 1]
-        target = clean[:, channel].reshape(-1, 1)
-        rows = torch.cat([x, torch.ones_like(x)], 1)
-        solved = torch.linalg.lstsq(rows, target)
-        fits.append(solved.solution[:, 0])
-    return torch.stack(fits)
+        x = degraded[:, channel].double()  # [N, H, W]; a million pixels are too many for float32
+        target = clean[:, channel].double()
+        together = (x * target).mean() - x.mean() * target.mean()
+        gain = together / x.var(correction=0)
+        fits.append(torch.stack([gain, target.mean() - gain * x.mean()]))
+    return torch.stack(fits).to(degraded)
 
 
 def colour_apply(fit: Tensor, degraded: Tensor) -> Tensor:

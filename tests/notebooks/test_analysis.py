@@ -95,6 +95,10 @@ def test_colour_finds_gain_and_offset(g):
     assert torch.allclose(fit[:, 0], 1 / gain.flatten(), atol=1e-3)
     assert torch.allclose(fit[:, 1], -(offset / gain).flatten(), atol=1e-3)
     assert torch.allclose(analysis.colour_apply(fit, gain * clean + offset), clean, atol=1e-4)
+    noisy = (clean + 0.1 * torch.randn(clean.shape, generator=g)).repeat(1, 1, 256, 256)
+    many = analysis.colour_fit(noisy, clean.repeat(1, 1, 256, 256))  # eight million pixels
+    few = analysis.colour_fit(noisy[..., :8, :8], clean)
+    assert torch.allclose(many, few, atol=1e-4)
 
 
 def test_ridge_finds_a_convolution_and_is_numpys(g):
