@@ -25,7 +25,12 @@ from operator import ge, gt, le, lt
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-READMES = ("README.md", "notebooks/README.md", "tinybridge/tiny/README.md")
+READMES = (
+    "README.md",
+    "notebooks/README.md",
+    "notebooks/results/README.md",
+    "tinybridge/tiny/README.md",
+)
 COMMENT = re.compile(r"<!-- claim: (.*?) -->")
 ORDERS: dict[str, Callable] = {"<=": le, ">=": ge, "<": lt, ">": gt}
 CONDITION = re.compile(r"(.+?)\s*(<=|>=|<|>|=)\s*(.+)")

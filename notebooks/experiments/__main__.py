@@ -15,7 +15,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,17 +28,7 @@ from notebooks.experiments.everything import Job
 from notebooks.experiments.lab import BUNDLED, FULL, ROOT, SMALL, STORE, fingerprint, title
 from notebooks.experiments.work import finished
 
-MACHINE = (
-    "date",
-    "commit",
-    "processor",
-    "cores",
-    "jobs",
-    "torch",
-    "rows",
-    "cpu_seconds",
-    "seconds",
-)
+MACHINE = ("date", "commit", "processor", "cores", "jobs", "torch")
 
 
 def missing(jobs: list[Job], out: Path) -> list[Job]:
@@ -91,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--store", type=Path, default=STORE, help="learned prompts and latents")
     flags = parser.parse_args(argv)
     budget = SMALL if flags.small else FULL
-    about, began, used, made, failed = machine(flags.jobs), time.time(), 0.0, 0, 0
+    about, made, failed = machine(flags.jobs), 0, 0
     try:
         table.check_models(flags.out, {name: fingerprint(name) for name in BUNDLED})
     except ValueError as error:
@@ -111,11 +100,10 @@ def main(argv: list[str] | None = None) -> int:
             for file, rows in reversed(rows_of.items()):  # the one that says "done" last
                 rows = [row | {"commit": about["commit"]} for row in rows]
                 table.append(flags.out / file, table.columns(columns[file]), rows)
+                if made == 0:
+                    table.append(flags.out / "machine.csv", list(MACHINE), [about])
                 made += len(rows)
-            used += max(row["seconds"] for rows in rows_of.values() for row in rows)
             bar.set_postfix_str(job.name)
-    spent = {"rows": made, "cpu_seconds": round(used), "seconds": round(time.time() - began)}
-    table.append(flags.out / "machine.csv", list(MACHINE), [about | spent])
     report.write(flags.out)
     print(f"{made} rows made, {failed} jobs failed; tables in {flags.out}")
     return 1 if failed else 0

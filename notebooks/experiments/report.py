@@ -174,19 +174,23 @@ SHOWN = {  # column of argument.csv: as README calls it, table, method
     "ddbm": ("P, ddbm", "cross", "ddbm x0 ddbm 20"),
     "desired": ("P, desired", "cross", "desired x0 desired 20"),
     "token": ("input tokens, desired", "ladder", "tokens 100"),
-    "colour": ("six numbers of colour", "heads", "colour 512"),
-    "convolution": ("a linear 3x3 convolution", "heads", "convolution 512"),
+    "convolution": ("linear convolution", "heads", "convolution 512"),
+    "lora": ("LoRA, rank 1", "heads", "lora 512"),
 }
 BEFORE = ("degraded - - 4", "none - desired 4")
 CAPTION = (
     "Gain in dB over the better of the degraded scenes and the frozen model alone: tiny FLUX, 100 "
-    "steps of 8 of 512 pairs, 20 calls (tokens 4), means over seeds and 32 scenes that nothing was "
-    "chosen on; the last two are fitted in closed form to the same pairs, without any model."
+    "steps of 8 of 512 pairs, means over seeds and 32 scenes that nothing was chosen on; 20 calls, "
+    "LoRA and tokens 4. The convolution is of the latent, 3x3, in closed form; LoRA changes the "
+    "weights that P enters, by as many numbers as P has."
 )
 
 
 def argument(means: pd.DataFrame) -> pd.DataFrame:
-    """Gains, dB: a row for each degradation, a column for each of SHOWN; NaN: not there."""
+    """Gains, dB: a row for each degradation, one for their mean, `all`; a column for each of SHOWN.
+
+    NaN: not there.
+    """
     psnr = means.set_index(["table", "where", "method"])["psnr"].to_dict()
     cross = means[(means["table"] == "cross") & (means["where"] != ALL)]
     rows = []
@@ -197,11 +201,14 @@ def argument(means: pd.DataFrame) -> pd.DataFrame:
             where = f"{kind} inside" if source == "heads" else kind
             row[name] = psnr.get((source, where, method), math.nan) - before
         rows.append(row)
-    return pd.DataFrame(rows, columns=["degradation", *SHOWN])
+    gains = pd.DataFrame(rows, columns=["degradation", *SHOWN])
+    whole = {"degradation": ALL} | gains[list(SHOWN)].mean(skipna=False).to_dict()
+    return pd.concat([gains, pd.DataFrame([whole])], ignore_index=True)
 
 
 def markdown(gains: pd.DataFrame) -> str:
     """The same turned, one decimal: recipes down, degradations across; then a caption."""
+    gains = gains[gains["degradation"] != ALL]
     kinds = list(gains["degradation"])
     lines = [["gain in PSNR, dB", *kinds], ["---"] * (len(kinds) + 1)]
     for name, (words, _, _) in SHOWN.items():

@@ -292,7 +292,8 @@ def test_gains_are_over_the_better_of_degraded_and_frozen_model(tmp_path):
     rows = [("cross", "haze", method, psnr) for method, psnr in values.items()]
     rows.append(("heads", "haze inside", "convolution 512", 15.5))
     means = pd.DataFrame(rows, columns=["table", "where", "method", "psnr"])
-    (gains,) = report.argument(means).to_dict("records")
+    gains, whole = report.argument(means).to_dict("records")
+    assert whole["degradation"] == "all" and whole["naive"] == gains["naive"]
     assert (gains["naive"], gains["convolution"]) == (4.25, -0.5)
     text = report.markdown(pd.DataFrame([gains]))
     assert "| P, naive | +4.2 |" in text and "| P, ddbm | - |" in text
