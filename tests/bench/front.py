@@ -87,6 +87,8 @@ def fresh(text: str, folder: Path) -> str:
             lines[steps[1] : steps[-1]] = ["..."]
         return found[1] + "\n".join(lines)
 
+    text = TABLED.sub(lambda found: found[1] + first_table(found[2]) + "\n", text)
+    text = LISTED.sub(lambda found: found[1] + notebooks_list(folder) + "\n", text)
     text = PRINTED.sub(printed, text)
     return LENGTH.sub(length, text)
 
