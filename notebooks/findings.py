@@ -142,7 +142,7 @@ def dots(axis: Axes, found: dict[str, DataFrame], title: str) -> None:
         spread = 2 * table["error"]
         axis.errorbar(table["mean"], heights, xerr=spread, fmt="o", ms=3, lw=1, label=label)
     axis.set_yticks(range(len(lines)), lines)
-    axis.set_ylim(len(lines) - 0.5, -0.5)  # the first on top
+    axis.set_ylim(max(len(lines), 1) - 0.5, -0.5)  # the first on top
     axis.axvline(0, color="grey", lw=0.8)
     axis.set(title=title, xlabel="PSNR, dB")
     if len(found) > 1:
