@@ -3,7 +3,7 @@
     python -m notebooks.experiments                   # all; hours of one core, see machine.csv
     python -m notebooks.experiments --jobs 2          # two processes of one thread each
     python -m notebooks.experiments --only cross      # one of them; its rates are chosen first
-    python -m notebooks.experiments --small --out /tmp/small   # a few steps of everything
+    python -m notebooks.experiments --small --out runs/small   # a few steps of everything
 
 Writes CSV tables, figures and argument.md to notebooks/results/. A row that is there is not made
 again, so the command may be stopped and given again; learned prompts and latents lie in
