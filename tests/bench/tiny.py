@@ -1,12 +1,11 @@
 """How good are the bundled tiny models? What every table of the argument stands on.
 
-    python -m tests.bench.tiny > tests/bench/tiny.md       # about 4 minutes on one core
+    python -m tests.bench.tiny > tests/bench/tiny.md       # under a minute on one core
     python -m tests.bench.tiny --backbone flux --weights runs/tiny-flux/model
 
 Clean scenes and clips that neither pre-training nor training nor any other table draws. There and
 back by the autoencoder alone; then also through noise at t0 = 0.4 and the frozen model's own flow,
-20 calls, no prompt. Gradient energy: the mean square of what neighbours differ by, over that of
-the clean pictures.
+20 calls, no prompt. Energy: the squares of what neighbours differ by, over the clean pictures'.
 
 Letters: B batch, T frames, H W picture size.
 """
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 import weights
+from notebooks.experiments.analysis import sharpness
 from tinybridge.backbone import Backbone
 from tinybridge.data import moving_scenes, scenes
 from tinybridge.metrics import psnr, temporal_difference
@@ -25,13 +25,6 @@ from tinybridge.restoration import restore
 
 FIRST = 3_000_000  # seeds of these scenes and clips
 PICTURES, CLIPS, FRAMES = 64, 8, 41
-
-
-def energy(pictures: Tensor) -> float:
-    """Mean square of the differences between neighbours, right and below, of [..., H, W]."""
-    right = pictures.diff(dim=-1).square().mean()
-    below = pictures.diff(dim=-2).square().mean()
-    return (right + below).item()
 
 
 @torch.no_grad()
@@ -56,7 +49,7 @@ def flux_rows(backbone: Backbone) -> list[tuple[str, str]]:
     for name, shown in rows:
         mean = psnr(shown, clean).mean().item()
         pooled = psnr(shown.flatten()[None, None, None], clean.flatten()[None, None, None]).item()
-        kept = energy(shown) / energy(clean)
+        kept = sharpness(shown, clean)
         found.append((name, f"{mean:.2f} dB (of the mean error: {pooled:.2f}), energy {kept:.3f}"))
     return found
 
@@ -75,7 +68,7 @@ def wan_rows(backbone: Backbone) -> list[tuple[str, str]]:
     walked = restore(backbone, [], clean[:, :, :9], "naive", 20, 0.4)
     for name, shown in (("autoencoder, first 9 frames", coded[:, :, :9]), ("walk", walked)):
         mean = psnr(shown, clean[:, :, :9]).mean().item()
-        kept = energy(shown) / energy(clean[:, :, :9])
+        kept = sharpness(shown, clean[:, :, :9])
         change = temporal_difference(shown).mean() / temporal_difference(clean[:, :, :9]).mean()
         found.append((name, f"{mean:.2f} dB, energy {kept:.3f}, change of frames {change:.2f}"))
     return found
