@@ -153,7 +153,7 @@ LETTERS = {  # as it is written; where it is told
     r"\bdB\b": "Decibels (dB, PSNR)",
     "PSNR": "Decibels (dB, PSNR)",
     "latents": "latents, the arrays",
-    r"input\s+tokens": "input\ntokens* are words",
+    r"input\s+tokens": "input tokens* are learned words",
 }
 
 
