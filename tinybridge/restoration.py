@@ -12,6 +12,7 @@ Letters: B batch, C t h w latent, T H W pixels, n frames.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -98,25 +99,40 @@ def encode(backbone: Any, pixels: Tensor) -> Tensor:
     """Latents of pixels [B, 3, ..., H, W], like `backbone.encode`, of a picture of any size.
 
     Up to EXACT pixels tiles change nothing but rounding. Beyond, the maps between their stages
-    would be too large: each tile is a picture of its own, and the latents are blended.
+    would be too large: each tile is a picture of its own, and the latents are blended. The frames
+    of a clip depend on those before, and stay whole.
     """
-    H, W = pixels.shape[-2:]
-    if backbone.video or H * W <= EXACT or backbone.tile is None:
+    if not beyond(backbone, pixels.shape):
         return backbone.encode(pixels)
+    H, W = pixels.shape[-2:]
     stride = backbone.stride
-    pixels = F.pad(pixels, (0, -W % stride, 0, -H % stride), mode="replicate")
+    margins = (0, -W % stride, 0, -H % stride, 0, 0)[: 2 * pixels.ndim - 4]
+    pixels = F.pad(pixels, margins, mode="replicate")
     tiles = Windows.of_side(backbone.tile, stride)
-    return over_sides(backbone.encode, pixels, tiles, (stride, SIDE))  # [B, C, h, w]
+    return over_sides(backbone.encode, pixels, tiles, (stride, SIDE))  # [B, C, ..., h, w]
 
 
 def decode(backbone: Any, latent: Tensor, size: tuple[int, ...]) -> Tensor:
     """Pixels of that size of a latent [B, C, ..., h, w], like `backbone.decode`; as `encode`."""
-    H, W = size[-2:]
-    if backbone.video or H * W <= EXACT or backbone.tile is None:
+    if not beyond(backbone, (*latent.shape[:-2], *size[-2:])):
         return backbone.decode(latent, size)
+    H, W = size[-2:]
     tiles = Windows.of_side(backbone.tile, backbone.stride)
     pixels = over_sides(backbone.decode, latent, tiles, (SIDE, backbone.stride))
-    return pixels[..., :H, :W]  # [B, 3, H, W]
+    return pixels[..., :H, :W]  # [B, 3, ..., H, W]
+
+
+def beyond(backbone: Any, shape: Sequence[int]) -> bool:
+    """Whether a picture, or a clip of one frame, [B, ..., H, W], goes in tiles of its own."""
+    H, W = shape[-2:]
+    frames = shape[2] if backbone.video else 1
+    return frames == 1 and H * W > EXACT and backbone.tile is not None
+
+
+def only(stream: Iterator[Tensor]) -> tuple[Tensor | None, Iterator[Tensor]]:
+    """The tensor of a stream that has but one, else None; and the same stream again."""
+    first = list(islice(stream, 2))
+    return first[0] if len(first) == 1 else None, chain(first, stream)
 
 
 @torch.no_grad()
@@ -230,9 +246,14 @@ def restore_stream(
     for first, shot in shots(frames):
         if first > 0:
             on_cut(first)
-        y = backbone.encode_stream(counted(shot))  # [1, C, 1, h, w] each
-        x0 = sample_windows(y, velocity, path, windows, steps, t0, seed, progress)
-        for pixels in backbone.decode_stream(x0):  # [1, 3, 1 or 4, 8h, 8w]
+        photo, shot = only(counted(shot))
+        large = photo is not None and beyond(backbone, photo.shape)
+        y = iter([encode(backbone, photo)]) if large else backbone.encode_stream(shot)
+        x0 = sample_windows(
+            y, velocity, path, windows, steps, t0, seed, progress
+        )  # [1, C, 1, h, w]
+        tiles = (decode(backbone, latent, (1, H, W)) for latent in x0)  # of [1, C, 1, h, w]
+        for pixels in tiles if large else backbone.decode_stream(x0):  # [1, 3, 1 or 4, 8h, 8w]
             # A shot's last latent frame may hold more than was read: the encoder repeated its end.
             pixels = pixels[0, :, : read - given, :H, :W].float().cpu()
             given += pixels.shape[1]

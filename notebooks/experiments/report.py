@@ -51,8 +51,8 @@ COMPARED = {
     "heads": Compared(("head", "pairs"), ("P 512",), ("degradation", "severity"), same="P {pairs}"),
     "seen": Compared(
         ("seen", "pretraining", "states", "sampler"),
-        (),
-        same=f"named {USUAL} {{states}} {{sampler}}",
+        (f"named {USUAL} desired desired",),
+        same="named {pretraining} {states} {sampler}",
     ),
     "mixtures": Compared(("how", "weight"), ("two 0.5", "none 0.0"), ("pair",)),
     "unseen": Compared(("prompt",), ("degraded", "none")),

@@ -45,8 +45,7 @@ def jobs(budget: Budget, seed: int) -> list[dict]:
     for model in models if budget.name == "full" else models[:1]:
         seen, pretraining = described(model)
         about = {"backbone": model, "seen": seen, "pretraining": pretraining, "seed": seed}
-        kinds = budget.kinds if pretraining == USUAL else budget.two
-        for kind in kinds:
+        for kind in budget.kinds:
             key = about | {"degradation": kind}
             found.append(key | {"states": "none", "loss": "-"})
             found.append(key | {"states": "desired", "loss": "x0"})

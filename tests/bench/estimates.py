@@ -1,12 +1,13 @@
 """What runs need of memory as need.py estimates it, beside the peaks that they reach.
 
-    python -m tests.bench.estimates                     # about 10 minutes, tests/bench/estimates.md
+    python -m tests.bench.estimates                     # about 15 minutes, tests/bench/estimates.md
     python -m tests.bench.estimates --only flux-photo   # one row, printed
     python -m tests.bench.estimates --out FILE
 
-Random models of tens to hundreds of megabytes on a CPU. Each row is a process of its own. It
-estimates from headers, then loads the same folder and runs; the peak is VmHWM, which begins anew
-after the imports, less what was resident then. Both are told without the interpreter and PyTorch.
+Random models of one to two gigabytes on a CPU, of official widths or half of them. Each row is a
+process of its own. It estimates from headers, then loads the same folder and runs; the peak is
+VmHWM, which begins anew after the imports, less what was resident then. Both are told without the
+interpreter and PyTorch.
 """
 
 import argparse
@@ -20,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 GOAL = 0.15
-FLUX = {"in_channels": 64, "hidden_size": 512, "num_heads": 4, "depth": 2, "depth_single": 4}
-FLUX |= {"context_dim": 512, "pooled_dim": 256, "guidance": True}
-FLUX_VAE = {"ch": 32, "num_res_blocks": 1}
-WAN = {"hidden_size": 512, "num_heads": 4, "depth": 6, "ffn_dim": 2048, "context_dim": 512}
-WAN_VAE = {"dim": 24, "num_res_blocks": 1}
-T5 = {"vocab_size": 4000, "d_model": 512, "d_kv": 64, "num_heads": 8, "d_ff": 2048}
-T5 |= {"num_layers": 8}
+FLUX = {"in_channels": 64, "hidden_size": 1536, "num_heads": 12, "depth": 2, "depth_single": 4}
+FLUX |= {"context_dim": 2048, "pooled_dim": 256, "guidance": True}
+FLUX_VAE = {"ch": 64}
+WAN = {"hidden_size": 1536, "num_heads": 12, "depth": 6, "ffn_dim": 8960, "context_dim": 2048}
+WAN_VAE = {"dim": 48}
+T5 = {"vocab_size": 96, "d_model": 2048, "d_kv": 64, "num_heads": 32, "d_ff": 5120}
+T5 |= {"num_layers": 12}
 ROWS = {"flux": 128, "wan": 64}  # of text
 
 CASES: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ from tinybridge import restoration
 from tinybridge.data import scenes
 from tinybridge.metrics import psnr
 from tinybridge.prompt import Prompt
-from tinybridge.restoration import in_windows, restore
+from tinybridge.restoration import in_windows, restore, restore_stream
 from tinybridge.windows import AtOnce, Windows, over_sides
 
 ONE = AtOnce(1)
@@ -30,6 +30,11 @@ FAULTS = {
 @pytest.fixture(scope="module")
 def flux():
     return weights.load_backbone("flux")
+
+
+@pytest.fixture(scope="module")
+def wan():
+    return weights.load_backbone("wan")
 
 
 def prompts_of(backbone, *seeds):
@@ -260,3 +265,19 @@ def test_blended_tiles_take_any_size(flux, monkeypatch):
     assert latent.shape == flux.encode(pixels).shape
     assert restoration.decode(flux, latent, (75, 51)).shape == pixels.shape
     assert restore(flux, [], pixels, steps=1).shape == pixels.shape
+
+
+def test_a_photo_of_a_video_model_goes_in_tiles_too(wan, monkeypatch):
+    pixels = scenes.pairs("haze", [1], 80)[0][0, :, None, :75, :51]  # [3, 1, H, W]
+    prompt = prompts_of(wan, 0)
+    whole = torch.cat(list(restore_stream(wan, prompt, pixels, steps=1)), 1)
+    monkeypatch.setattr(restoration, "EXACT", 0)
+    monkeypatch.setattr(wan, "tile", 32)
+    sides = []  # of what the encoder is given
+    hook = wan.vae.encoder.register_forward_pre_hook(lambda _, x: sides.append(x[0].shape[-2:]))
+    tiled = torch.cat(list(restore_stream(wan, prompt, pixels, steps=1)), 1)
+    hook.remove()
+    assert len(sides) > 1 and max(map(max, sides)) <= 32
+    assert tiled.shape == whole.shape == pixels.shape
+    assert not torch.equal(tiled, whole) and psnr(tiled[None], whole[None]) > 25
+    assert torch.equal(restore(wan, prompt, pixels, steps=1), tiled)
