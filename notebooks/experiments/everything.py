@@ -95,10 +95,10 @@ WHOLE = ("cross", "ladder", "heads", "mixtures", "choose", "unseen", "steering",
 
 
 def rank(budget: Budget, name: str, key: dict) -> int:
-    """0: the argument at seed 0; 1: the rest at seed 0; 2: the argument again; 3: what is left.
+    """0: the argument at seed 0; 1: the others at seed 0; 2: the argument again; 3: what is left.
 
     So that what is there when time ends is balanced: the argument is WHOLE, without what costs much
-    and says little.
+    and says little, which is left.
     """
     again = 2 if key["seed"] > 0 else 0
     left = 3 if key["seed"] > 0 else 1
@@ -107,9 +107,9 @@ def rank(budget: Budget, name: str, key: dict) -> int:
     if name == "cross" and is_aside(budget, key):
         return 3 if again or key["calls"] == budget.calls[-1] else 0
     if name == "ladder" and key["steps"] > budget.steps:
-        return 3 if key["steps"] >= 1000 else left
+        return 3
     if name == "heads" and key["pairs"] not in (8, 512):
-        return left
+        return 3
     return again
 
 
