@@ -1,8 +1,13 @@
 """What must a model have seen? The same prompts on tiny FLUXes of other pre-trainings.
 
-`python -m tinybridge.tiny.make --seen clean` and its like write such models below
-runs/tiny-flux-SEEN/; whatever lies there is asked, the bundled one beside it. Of a model that was
-stopped early the folder's name ends in its steps.
+Whatever model lies below runs/tiny-flux-SEEN-STEPS/ is asked, the bundled one beside it. Those of
+results/seen.csv were made by, for each SEEN of named, clean, unnamed, scrambled, without-haze,
+
+    W=runs/tiny-flux-SEEN-600
+    python -m tinybridge.tiny.make --seen SEEN --steps 600 --work $W --out $W/model
+
+with the bundled model's autoencoder.pt put into $W before, so that all share one (14 minutes of a
+busy core each); named and clean also for 300 steps.
 """
 
 import re
