@@ -251,8 +251,11 @@ def restore_stream(
         # y and x0: [1, C, 1, h, w] each
         y = iter([encode(backbone, photo)]) if large else backbone.encode_stream(shot)
         x0 = sample_windows(y, velocity, path, windows, steps, t0, seed, progress)
-        tiles = (decode(backbone, latent, (1, H, W)) for latent in x0)
-        for pixels in tiles if large else backbone.decode_stream(x0):  # [1, 3, 1 or 4, 8h, 8w]
+        if large:
+            decoded = (decode(backbone, latent, (1, H, W)) for latent in x0)
+        else:
+            decoded = backbone.decode_stream(x0)
+        for pixels in decoded:  # [1, 3, 1 or 4, 8h, 8w]
             # A shot's last latent frame may hold more than was read: the encoder repeated its end.
             pixels = pixels[0, :, : read - given, :H, :W].float().cpu()
             given += pixels.shape[1]
