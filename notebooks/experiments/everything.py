@@ -66,7 +66,7 @@ def rate_jobs(budget: Budget, only: list[str]) -> list[Job]:
     backbones = []
     if set(only) - {"video"}:
         backbones.append("flux")
-    if {"video", "steps"} & set(only):
+    if {"video", "steps", "figure1"} & set(only):
         backbones.append("wan")
     found = []
     for backbone in backbones:
@@ -106,7 +106,7 @@ def rank(budget: Budget, name: str, key: dict) -> int:
         return left
     if name == "cross" and is_aside(budget, key):
         return 3 if again or key["calls"] == budget.calls[-1] else 0
-    if name == "ladder" and key["steps"] > budget.steps:
+    if name == "ladder" and (key["steps"] > budget.steps or key["degradation"] != budget.kinds[0]):
         return 3
     if name == "heads" and key["pairs"] not in (8, 512):
         return 3

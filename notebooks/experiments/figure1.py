@@ -21,10 +21,12 @@ LOOKS = (0, 25, 50, 100)  # steps after which our loss is looked at, each a trai
 
 
 def jobs(budget: Budget, seed: int) -> list[dict]:
-    """A curve of each space."""
-    return [
-        {"space": space, "degradation": "haze", "seed": seed} for space in ("token", "embedding")
-    ]
+    """A curve of each space on each backbone."""
+    found = []
+    for backbone in ("flux", "wan"):
+        about = {"backbone": backbone, "degradation": "haze", "seed": seed}
+        found += [about | {"space": space} for space in ("token", "embedding")]
+    return found
 
 
 def run(lab: Lab, key: dict) -> dict[str, list[dict]]:

@@ -29,14 +29,15 @@ Learned = dict[str, Tensor]
 
 
 def jobs(budget: Budget, seed: int) -> list[dict]:
-    """Keys, the long runs last."""
+    """Keys: every rung on all kinds; on the first kind the slow ones go on, the long runs last."""
     found = []
-    for kind in budget.two[:1]:
+    for kind in budget.kinds:
         key = {"degradation": kind, "seed": seed}
         found += [key | {"rung": rung, "steps": budget.steps} for rung in MIDDLE]
-        if budget.name == "full":
-            for steps in (300, 1000):
-                found += [key | {"rung": rung, "steps": steps} for rung in SLOW]
+    if budget.name == "full":
+        key = {"degradation": budget.kinds[0], "seed": seed}
+        for steps in (300, 1000):
+            found += [key | {"rung": rung, "steps": steps} for rung in SLOW]
     return found
 
 

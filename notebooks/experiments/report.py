@@ -1,4 +1,4 @@
-"""What is made of the rows: means.csv, pairs.csv, argument.csv and .md, and two figures.
+"""What is made of the rows: means, pairs, argument (.csv, .md), hours, and two figures.
 
 means.csv: every method of every table, averaged over seeds. pairs.csv: the difference of two
 methods on the same scenes from the same noise. Seeds are averaged scene by scene first, so the
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from notebooks.experiments import analysis, figures, table
+from notebooks.experiments import analysis, everything, figures, table
 from notebooks.experiments.seen import USUAL
 
 MEANS = ("table", "where", "method", "psnr", "spread", "ssim", "sharpness", "seeds")
@@ -21,6 +21,7 @@ PAIRS = (
     *("table", "where", "one", "other", "psnr_one", "psnr_other"),
     *("difference", "error", "scenes", "better", "seeds", "spread"),
 )
+HOURS = ("table", "seeds", "hours")
 ALL = "all"
 
 
@@ -77,6 +78,7 @@ def write(out: Path) -> None:
     gains = argument(pd.DataFrame(means, columns=MEANS))
     save(out / "argument.csv", tuple(gains.columns), gains.to_dict("records"))
     (out / "argument.md").write_text(markdown(gains))
+    save(out / "hours.csv", HOURS, hours(out))
     figures.write(out)
 
 
@@ -165,6 +167,26 @@ def compare(both: pd.DataFrame) -> dict[str, float]:
         "seeds": len(seeds),
         "spread": (seeds["one"] - seeds["other"]).std(),
     }
+
+
+# ---- what it cost ------------------------------------------------------------------------------
+
+
+def hours(out: Path) -> list[dict]:
+    """CPU hours by table, then of all. The rows of a job follow each other and share its time.
+
+    Two jobs of one tenth of a second the same, one after the other, count as one.
+    """
+    found = []
+    for experiment in [everything.module("rates"), *everything.ALL]:
+        name = everything.table_of(experiment)
+        rows = table.read(out / name)
+        about = rows[["model", "seed", "seconds"]]
+        first = (about != about.shift()).any(axis=1)  # rows that begin a job
+        spent = about["seconds"][first].sum() / 3600
+        found.append({"table": name, "seeds": rows["seed"].nunique(), "hours": spent})
+    total = sum(row["hours"] for row in found)
+    return [*found, {"table": ALL, "seeds": max(row["seeds"] for row in found), "hours": total}]
 
 
 # ---- README's table ----------------------------------------------------------------------------

@@ -284,6 +284,18 @@ def test_pairs_average_seeds_scene_by_scene():
     assert found["spread"] == pytest.approx(0)  # 2 and 2
 
 
+def test_hours_count_a_job_once_whatever_rows_it_has(tmp_path):
+    names = table.columns(everything.COLUMNS["cross.csv"])
+    rows = [("aa", 0, 3600.0), ("aa", 0, 3600.0), ("aa", 1, 3600.0), ("aa", 1, 1800.0)]
+    made = [{"model": model, "seed": seed, "seconds": spent} for model, seed, spent in rows]
+    table.append(tmp_path / "cross.csv", names, made)
+    more = [{"model": "aa", "seed": 0, "seconds": 3600.0}]
+    table.append(tmp_path / "words.csv", table.columns(everything.COLUMNS["words.csv"]), more)
+    found = {row["table"]: row for row in report.hours(tmp_path)}
+    assert (found["cross.csv"]["hours"], found["cross.csv"]["seeds"]) == (2.5, 2)
+    assert (found["words.csv"]["hours"], found["all"]["hours"]) == (1.0, 3.5)
+
+
 def test_gains_are_over_the_better_of_degraded_and_frozen_model(tmp_path):
     report.write(tmp_path)
     assert (tmp_path / "argument.md").read_text().startswith("| gain in PSNR, dB |\n")

@@ -16,7 +16,7 @@ MEASURED = (  # columns that a key ends before
     *("rate", "numbers", "psnr", "share", "chosen", "pictures", "flicker", "train_loss"),
     *("relative", "seconds"),
 )
-MADE = ("means.csv", "pairs.csv", "argument.csv", "argument.md")  # of the others' rows
+MADE = ("means.csv", "pairs.csv", "argument.csv", "argument.md", "hours.csv")  # of the others' rows
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -76,7 +76,14 @@ def test_only_tables_that_somebody_makes_lie_here():
     }
     assert {file.name for file in RESULTS.iterdir()} <= known
     told = (RESULTS / "README.md").read_text()
-    for name in {*everything.COLUMNS, "means.csv", "pairs.csv", "machine.csv", "ledger.md"}:
+    for name in {
+        *everything.COLUMNS,
+        "means.csv",
+        "pairs.csv",
+        "hours.csv",
+        "machine.csv",
+        "ledger.md",
+    }:
         assert name in told, f"README.md of the results does not say what {name} is"
 
 
