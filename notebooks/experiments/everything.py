@@ -95,7 +95,8 @@ WHOLE = ("cross", "ladder", "heads", "mixtures", "choose", "unseen", "steering",
 
 
 def rank(budget: Budget, name: str, key: dict) -> int:
-    """0: the argument at seed 0; 1: the others at seed 0; 2: the argument again; 3: what is left.
+    """0: the argument at seed 0; 1: the others at seed 0; 2: the argument again; 3: what is left;
+    4: what takes longest.
 
     So that what is there when time ends is balanced: the argument is WHOLE, without what costs much
     and says little, which is left.
@@ -106,6 +107,8 @@ def rank(budget: Budget, name: str, key: dict) -> int:
         return left
     if name == "cross" and is_aside(budget, key):
         return 3 if again or key["calls"] == budget.calls[-1] else 0
+    if name == "ladder" and key["steps"] > 3 * budget.steps:
+        return 4
     if name == "ladder" and (key["steps"] > budget.steps or key["degradation"] != budget.kinds[0]):
         return 3
     if name == "heads" and key["pairs"] not in (8, 512):
