@@ -73,6 +73,10 @@ def seen(rows: pd.DataFrame) -> Figure | None:
         for name, found in these.groupby("seen", sort=False):
             means = found.groupby("pretraining")["gain"].mean()
             axis.plot(means.index, means, "o-", ms=3, lw=1, label=name)
+        lengths = sorted(these["pretraining"].unique())
+        axis.set_xscale("log")
+        axis.set_xticks(lengths, lengths)
+        axis.minorticks_off()
         axis.set_title(kind, fontsize=8)
         axis.set_xlabel("steps of pre-training", fontsize=8)
         axis.tick_params(labelsize=7)
