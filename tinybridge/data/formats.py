@@ -9,7 +9,6 @@ Letters: H W size in pixels.
 import math
 import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
+from tinybridge.data import png
 from tinybridge.data.clip import LARGEST
 
 SUFFIXES = (
@@ -29,10 +29,7 @@ TRANSPARENT = ("PNG", "WEBP", "TIFF", "AVIF", "TGA", "JPEG2000")  # get their tr
 PROFILED = ("PNG", "WEBP", "TIFF", "AVIF", "JPEG")  # get their colour profile back
 MEASURED = ("PNG", "JPEG", "TIFF", "BMP", "DIB")  # get their pixels per inch back
 FORMATS = (*TRANSPARENT, "JPEG", "BMP", "DIB", "PPM", "GIF")  # what is opened
-COLOUR_CHUNKS = (b"cHRM", b"gAMA", b"cICP", b"sRGB")  # of a PNG: what its numbers mean
 LOSSLESS_TIFF = ("tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "zstd")
-TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
-TAIL = 2**16  # bytes at the end of a PNG in which its last words are looked for
 ORIENTATION = 0x0112  # an EXIF tag
 WHITE_IS_ZERO, BITS, MOST, SIGN, SIGNED_MOST = 262, 258, 281, 339, 341  # TIFF tags
 FINE = 98  # quality of lossy files: a JPEG of any content keeps 40 dB at it
@@ -73,8 +70,8 @@ def opened(path: Path, most: int = LARGEST) -> Iterator[ImageFile]:
                     f"up to {most / 1e6:.1f} are read"
                 )
             if image.format == "PNG":
-                _scale_key(image)
-                _add_last_words(path, image.info)
+                png.scale_key(image)
+                png.add_last_words(path, image.info)
             yield image
     except TooLarge:
         raise
@@ -85,34 +82,6 @@ def opened(path: Path, most: int = LARGEST) -> Iterator[ImageFile]:
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ValueError(f"{path}: not a readable picture ({reason.splitlines()[0]})") from None
-
-
-def _scale_key(image: ImageFile) -> None:
-    """Pillow leaves the colour that is transparent as stored, in other steps than its pixels."""
-    form, key = str(image.tile), image.info.get("transparency")
-    if isinstance(key, tuple) and ";16" in form:
-        image.info["transparency"] = tuple(part >> 8 for part in key)
-    for bits in (2, 4):
-        if isinstance(key, int) and f"'L;{bits}'" in form:
-            image.info["transparency"] = key * 255 // (2**bits - 1)
-
-
-def _add_last_words(path: Path, info: dict[str, Any]) -> None:
-    """EXIF and texts behind the pixels, which pillow reads with these: they turn the picture."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL))
-        tail = file.read()
-    for name in (b"eXIf", *TEXT_CHUNKS):
-        at = tail.find(name)
-        if at < 4:
-            continue
-        end = at + 4 + int.from_bytes(tail[at - 4 : at])
-        if zlib.crc32(tail[at:end]) != int.from_bytes(tail[end : end + 4]):  # pixels, by chance
-            continue
-        if name == b"eXIf":
-            info.setdefault("exif", b"Exif\0\0" + tail[at + 4 : end])
-        else:
-            info.setdefault("texts", "")
 
 
 def orientation(image: ImageFile) -> int:
@@ -167,21 +136,6 @@ def _first(value: Any) -> int:
 def colour_space(profile: bytes) -> str:
     """What an ICC profile says of its own numbers, as "RGB", "GRAY" or "CMYK"."""
     return profile[16:20].decode("latin-1").strip()
-
-
-def colour_chunks(path: Path) -> tuple[tuple[bytes, bytes], ...]:
-    """Names and contents of a PNG's COLOUR_CHUNKS."""
-    found = []
-    with path.open("rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
-            length, name = struct.unpack(">I4s", head)
-            if name in COLOUR_CHUNKS and length < 100:
-                found.append((name, file.read(length)))
-                file.seek(4, 1)  # its checksum
-            else:
-                file.seek(length + 4, 1)
-    return tuple(found)
 
 
 # ---- how it is stored --------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from tinybridge.data import formats
+from tinybridge.data import formats, png
 from tinybridge.data.clip import LARGEST
 from tinybridge.data.formats import SUFFIXES
 from tinybridge.data.tables import replacing
@@ -96,7 +96,8 @@ def _about(path: Path, image: ImageFile) -> dict[str, Any]:
     if profile and formats.colour_space(profile) == "RGB":
         about["profile"] = profile
     if image.format == "PNG":
-        about["chunks"] = formats.colour_chunks(path)
+        png.check_lines(path)
+        about["chunks"] = png.colour_chunks(path)
     dpi = formats.dpi(image)
     if dpi:
         about["dpi"] = dpi[::-1] if sideways else dpi
