@@ -7,9 +7,8 @@ results/seen.csv were made by, for each SEEN of named, clean, unnamed, scrambled
     python -m tinybridge.tiny.make --seen SEEN --steps 600 --work $W --out $W/model
 
 with the bundled model's autoencoder.pt put into $W before, so that all share one (14 minutes of a
-busy core each); named and clean also for 300 steps, clean for 3,600 as the bundled one (an hour),
-and both once more for 600 with --seed 1 in runs/tiny-flux-SEEN-again-600, which tells how much of
-a difference is pre-training's own chance.
+busy core each); named and clean also for 300 steps, clean and scrambled for 3,600 as the bundled
+one (an hour each).
 """
 
 import re
