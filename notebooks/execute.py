@@ -24,7 +24,7 @@ from nbformat import NotebookNode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from notebooks import lecture
+from notebooks import findings, lecture
 
 FOLDER = Path(__file__).parent
 FILE_LIMIT, PICTURE_LIMIT = 1_000_000, 150_000  # bytes of a notebook, of one PNG in it
@@ -83,6 +83,8 @@ def complaints(notebook: NotebookNode) -> list[str]:
     if "budget: full" not in "".join(text(cell.outputs) for cell in code):
         found.append("its outputs are not those of the full budget")
     for cell in code:
+        if findings.MISSING in text(cell.outputs):
+            found.append(f"cell {cell.id} asks a table for rows that it does not have")
         if cell.source.count("\n") >= LINES:
             found.append(f"cell {cell.id} has more than {LINES} lines")
         for output in cell.outputs:

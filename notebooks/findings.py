@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from pandas import DataFrame, Series
 
 RESULTS = Path(__file__).parent / "results"
+MISSING = "no rows yet"  # what is said of a table that lacks them
 ALWAYS = "backbone model seed "
 RESTORED = " psnr ssim sharpness psnr_each"
 COLUMNS = {  # of tables without rows
@@ -75,7 +76,7 @@ def grid(rows: DataFrame, down: str, across: str, measure: str = "psnr") -> Data
 def printed(table: DataFrame, digits: int = 2) -> str:
     """A grid as text."""
     if table.empty:
-        return "no rows yet: python -m notebooks.experiments writes them"
+        return f"{MISSING}: python -m notebooks.experiments writes them"
     shown = table.rename_axis(index=None)
     return shown.to_string(float_format=lambda value: f"{value:.{digits}f}", na_rep="-")
 
@@ -107,7 +108,7 @@ def difference(one: DataFrame, other: DataFrame) -> DataFrame:
 def said(found: DataFrame, line: str = "all") -> str:
     """A difference in words: its size, and whether it is more than twice its standard error."""
     if found.loc[line].isna().any():
-        return "no rows yet"
+        return MISSING
     mean, error = found.loc[line]
     clear = "clear" if abs(mean) > 2 * error else "a tie: less than two standard errors"
     return f"{mean:+.2f} ± {error:.2f} dB, {clear}"

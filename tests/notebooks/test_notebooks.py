@@ -87,6 +87,11 @@ def spoil_place(code, text):
     code[1].outputs.append(nbformat.v4.new_output("stream", name="stdout", text=line))
 
 
+def spoil_rows(code, text):
+    line = "desired - naive: no rows yet"
+    code[1].outputs.append(nbformat.v4.new_output("stream", name="stdout", text=line))
+
+
 def spoil_length(code, text):
     code[1].source += "\npass" * 20
 
@@ -104,6 +109,7 @@ SPOILT = {
     spoil_pictures: "it has no picture",
     spoil_size: "bytes",
     spoil_place: "names a path of one machine",
+    spoil_rows: "asks a table for rows that it does not have",
     spoil_length: "more than 16 lines",
     spoil_number: "says 1234.56 dB, which no cell printed",
 }
