@@ -95,11 +95,11 @@ WHOLE = ("cross", "ladder", "heads", "mixtures", "choose", "unseen", "steering",
 
 
 def rank(budget: Budget, name: str, key: dict) -> int:
-    """0: the argument at seed 0; 1: the others at seed 0; 2: the argument again; 3: what is left;
-    4: what takes longest.
+    """Which jobs come first: those of rank 0, then of 1, and so on to 4.
 
-    So that what is there when time ends is balanced: the argument is WHOLE, without what costs much
-    and says little, which is left.
+    0: the argument at seed 0; 1: the others at seed 0; 2: the argument again; 3: what is left;
+    4: what takes longest. So that what is there when time ends is balanced: the argument is WHOLE,
+    without what costs much and says little, which is left.
     """
     again = 2 if key["seed"] > 0 else 0
     left = 3 if key["seed"] > 0 else 1

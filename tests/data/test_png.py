@@ -70,3 +70,14 @@ def test_lines_that_are_missing_are_told_by_their_share(tmp_path, lost):
     share = 100 * (whole - lost) // whole
     with pytest.raises(ValueError, match=rf"its pixels end after {share} %"):
         pictures.read(tmp_path / "a.png")
+
+
+def test_a_flat_picture_in_small_chunks_is_whole(tmp_path):
+    """A few bytes hold many lines: what is still inside the decoder between two chunks counts."""
+    side = 1000
+    content = zlib.compress((b"\0" + b"\xff" * 3 * side) * side, 9)
+    parts = [chunk(b"IDAT", content[k : k + 7]) for k in range(0, len(content), 7)]
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + head + b"".join(parts) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(data)
+    assert pictures.read(tmp_path / "a.png").pixels.min() == 1
